@@ -1,0 +1,39 @@
+# Each target does its own set-up; `make help` lists them.
+.POSIX:
+.PHONY: help demo test lint format bench lock clean
+BIN = .venv/bin
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1	/p' Makefile
+
+demo: ## mount a store, run an agent and a tool by echo, remount, and see it all again
+	@scripts/setup.sh
+	@sh scripts/demo.sh
+
+test: ## every test, on a real mount too; ARGS= goes to pytest
+	@scripts/setup.sh test
+	$(BIN)/pytest -q tests $(ARGS)
+
+lint: ## format, ruff, mypy --strict, import-linter
+	@scripts/setup.sh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: ## let ruff write what it can
+	@scripts/setup.sh
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: ## the measured claims, as ratios in one run
+	@scripts/setup.sh
+	$(BIN)/python -m tests.bench $(ARGS)
+
+lock: ## requirements.lock anew from pyproject.toml; UPGRADE=--upgrade for newer versions
+	@scripts/setup.sh
+	@BIN=$(BIN) scripts/lock.sh $(UPGRADE)
+
+clean: ## .venv and every cache; no store is touched
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find nexusfs mount tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,49 @@
+"""Between the kernel's attributes and pyfuse3's."""
+
+import pyfuse3
+
+from nexusfs.contracts.node import Change, Node, Stat, StatFs
+
+
+def entry(node: Node, st: Stat) -> pyfuse3.EntryAttributes:
+    """What Linux learns of an inode, and for how long it may believe it."""
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = st.ino
+    attr.entry_timeout = node.entry_ttl_s
+    attr.attr_timeout = node.attr_ttl_s
+    attr.st_mode = st.mode
+    attr.st_nlink = st.nlink
+    attr.st_uid = st.uid
+    attr.st_gid = st.gid
+    attr.st_rdev = st.rdev
+    attr.st_size = st.size
+    attr.st_blocks = st.blocks
+    attr.st_atime_ns = st.atime_ns
+    attr.st_mtime_ns = st.mtime_ns
+    attr.st_ctime_ns = st.ctime_ns
+    return attr
+
+
+def change(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> Change:
+    """The attributes that a setattr request wants set."""
+    return Change(
+        mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+        uid=attr.st_uid if fields.update_uid else None,
+        gid=attr.st_gid if fields.update_gid else None,
+        size=attr.st_size if fields.update_size else None,
+        atime_ns=attr.st_atime_ns if fields.update_atime else None,
+        mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+    )
+
+
+def statvfs(st: StatFs) -> pyfuse3.StatvfsData:
+    """Size and use, in the form of statvfs."""
+    data = pyfuse3.StatvfsData()
+    data.f_bsize = data.f_frsize = st.bsize
+    data.f_blocks = st.blocks
+    data.f_bfree = st.bfree
+    data.f_bavail = st.bavail
+    data.f_files = st.files
+    data.f_ffree = data.f_favail = st.ffree
+    data.f_namemax = 255
+    return data

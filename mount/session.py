@@ -1,0 +1,116 @@
+"""One mount from its beginning to its end."""
+
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+import trio.lowlevel
+
+from mount.invalidate import Invalidator
+from mount.operations import Operations
+from nexusfs.boot.config import load_config
+from nexusfs.boot.kernel import Kernel
+from nexusfs.contracts.errors import InvalidError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 1_000_000
+"""Requests that pyfuse3 serves at once. With its default of 99, 99 blocked readers hang all."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """Where and how to mount; `info` is what sys/mounts shows beside the mount point."""
+
+    mountpoint: Path
+    allow_other: bool
+    info: dict[str, Any]
+
+
+def mount_options(*, allow_other: bool) -> set[str]:
+    """The options of the FUSE mount.
+
+    default_permissions: Linux checks the permission bits, with all groups, before it asks.
+    auto_unmount: a helper unmounts when the daemon dies, so callers get an error, not an
+    empty directory.
+    """
+    options = {"fsname=nexusfs", "subtype=nexusfs", "default_permissions", "auto_unmount"}
+    return options | {"allow_other"} if allow_other else options
+
+
+async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]) -> None:
+    """Mounts, calls `ready`, and serves until the mount goes or SIGTERM or SIGINT arrives.
+
+    Raises:
+        UnavailableError: EOPNOTSUPP, the mount was refused; says what may be missing.
+    """
+    root = kernel.backing.root
+    operations = Operations(kernel.syscalls, root)
+    try:
+        pyfuse3.init(
+            operations, str(options.mountpoint), mount_options(allow_other=options.allow_other)
+        )
+    except RuntimeError as exc:
+        raise UnavailableError(
+            f"cannot mount at {options.mountpoint}: {exc}; try nexusfs doctor"
+        ) from exc
+    try:
+        await _serve(kernel, operations, options, ready)
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+async def _serve(
+    kernel: Kernel, operations: Operations, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    kernel.mounts.append({"mountpoint": str(options.mountpoint), **options.info})
+    kernel.gauges["blocked_calls"] = lambda: len(operations.blocked)
+    kernel.gauges["known_inodes"] = lambda: len(operations.inodes)
+    invalidator = Invalidator(operations.inodes)
+    invalidator.start()
+    kernel.watch.listen(invalidator.changed)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_handle_signals, kernel, operations)
+            nursery.start_soon(operations.blocked.watch)
+            nursery.start_soon(_when_serving, ready)
+            await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
+            nursery.cancel_scope.cancel()
+    finally:
+        invalidator.stop()
+
+
+async def _when_serving(ready: Callable[[], None]) -> None:
+    await (
+        trio.lowlevel.checkpoint()
+    )  # one round of the loop: the first request task has begun to wait
+    ready()
+
+
+async def _handle_signals(
+    kernel: Kernel, operations: Operations, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """SIGHUP reloads the configuration; SIGTERM and SIGINT end the mount."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGHUP:
+                reload(kernel)
+                continue
+            log.info("%s: unmounting", signal.Signals(number).name)
+            kernel.shut()
+            operations.blocked.cancel_all()
+            pyfuse3.terminate()
+
+
+def reload(kernel: Kernel) -> None:
+    """Reads the configuration again; a bad one is logged and the old one stays."""
+    try:
+        kernel.reload(load_config(kernel.config_path))
+    except InvalidError as exc:
+        log.error("the configuration was not reloaded: %s", exc)

@@ -1,0 +1,1 @@
+"""NexusFS: an agent kernel that is mounted as a filesystem."""

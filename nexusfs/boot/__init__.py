@@ -1,0 +1,1 @@
+"""Boot: the configuration, and the wiring of kernel, drivers and services into one system."""

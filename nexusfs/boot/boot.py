@@ -1,0 +1,118 @@
+"""Boot: opens the store, wires the kernel, starts the services, and runs until told to stop."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from nexusfs.boot.config import Config
+from nexusfs.boot.first_boot import own_credentials, populate
+from nexusfs.boot.kernel import Backing, Kernel
+from nexusfs.contracts.errors import UnavailableError
+from nexusfs.drivers.store_local import open_store
+from nexusfs.fs.storefs import StoreFS
+from nexusfs.services.agent.program import AgentProgram
+from nexusfs.services.llm.client import WorkerClient, WorkerSetup
+from nexusfs.services.llm.router import ModelRouter
+from nexusfs.services.tools import BUILTIN
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BootOptions:
+    """What boot needs to know.
+
+    Attributes:
+        store: directory of the store; made when absent.
+        env_fd: memfd with the user's environment, for the model worker; None for an empty one.
+        key_names: names of the keys in it.
+        log_fd: where the worker's stderr goes; None: the kernel's own.
+    """
+
+    store: Path
+    config: Config
+    config_path: Path
+    env_fd: int | None = None
+    key_names: tuple[str, ...] = ()
+    log_fd: int | None = None
+
+
+@contextlib.asynccontextmanager
+async def running_kernel(options: BootOptions) -> AsyncIterator[Kernel]:
+    """A kernel over a store, with its services, while the block runs.
+
+    At the end agents are cut where they are (their journals are complete) and the store is
+    closed. A service that fails to start is `degraded: why` in sys/services; a store that
+    cannot be opened is an error: KernelError.
+    """
+    store = open_store(options.store)
+    try:
+        cred = own_credentials()
+        backing = Backing(StoreFS(store).root, store.journal, store.calls, cred.uid, cred.gid)
+        kernel = Kernel(options.config, options.config_path, backing)
+        await populate(kernel.syscalls, cred)
+        async with trio.open_nursery() as nursery:
+            await _Services(kernel, options, nursery).start()
+            kernel.run_in(nursery)
+            try:
+                yield kernel
+            finally:
+                kernel.shut()
+                nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+class _Services:
+    """Starts each service; what fails is degraded and named, and the kernel boots without it."""
+
+    def __init__(self, kernel: Kernel, options: BootOptions, nursery: trio.Nursery) -> None:
+        self._kernel = kernel
+        self._options = options
+        self._nursery = nursery
+        self._router: ModelRouter | None = None
+
+    async def start(self) -> None:
+        """Starts them in order; later ones may need earlier ones."""
+        starts = {"tools": self._tools, "models": self._models, "agents": self._agents}
+        for name, start in starts.items():
+            self._kernel.services[name] = await self._state_of(name, start)
+        agents = self._kernel.services["agents"]
+        if agents != "running":
+            self._kernel.processes.off = f"agents are not available here ({agents})"
+
+    async def _state_of(self, name: str, start: Callable[[], Awaitable[None]]) -> str:
+        if name in self._options.config.services_off:
+            return "off"
+        try:
+            await start()
+        except Exception as exc:
+            log.exception("service %s failed at boot", name)
+            return f"degraded: {exc}"
+        return "running"
+
+    async def _tools(self) -> None:
+        for tool in BUILTIN:
+            self._kernel.tools.register(tool)
+
+    async def _models(self) -> None:
+        options = self._options
+        worker = WorkerClient(WorkerSetup(options.env_fd, str(options.config_path), options.log_fd))
+        await self._nursery.start(worker.run)
+        self._router = router = ModelRouter(
+            worker, aliases=options.config.model_aliases,
+            default_model=options.config.default_model, key_names=options.key_names,
+        )  # fmt: skip
+        self._kernel.models = router.available
+
+    async def _agents(self) -> None:
+        if self._router is None:
+            raise UnavailableError("models are not running, and agents need them")
+        processes = self._kernel.processes
+        processes.restore()
+        processes.program = AgentProgram(self._router, self._kernel.syscalls)
+        processes.check_model = self._router.resolve

@@ -1,0 +1,102 @@
+"""The configuration: one frozen model from command line, environment, file and defaults.
+
+Provider keys never enter it: the file's table `[keys]` is reduced to its names here, and the
+environment's go to the model worker unread (see `environment`).
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from nexusfs.contracts.errors import InvalidError
+
+HIDDEN = "***"
+PRECEDENCE = ("command line", "environment NEXUSFS_*", "file", "default")
+
+
+class ToolLimits(BaseModel):
+    """How much tools give back at once; the reply says what was cut."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    read_chars: int = Field(50_000, ge=100)
+    grep_hits: int = Field(50, ge=1)
+    grep_chars: int = Field(200, ge=20)
+    list_entries: int = Field(100, ge=1)
+
+
+class Config(BaseSettings):
+    """The effective configuration. Unknown keys are errors."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="NEXUSFS_", env_nested_delimiter="__"
+    )
+
+    default_model: str = Field("offline/demo", description="what agents use that name no model")
+    model_aliases: dict[str, str] = Field(
+        default_factory=dict, description="short names: sonnet = anthropic/…"
+    )
+    keys: dict[str, str] = Field(
+        default_factory=dict, description="provider keys, for the worker only"
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_max_bytes: int = Field(
+        10 << 20, ge=4096, description="the log file is rotated at this size"
+    )
+    log_backups: int = Field(5, ge=0, description="rotated log files that are kept")
+    retain_count: int = Field(1000, ge=0, description="ended agents that stay listed")
+    retain_seconds: float = Field(float("inf"), ge=0)
+    services_off: tuple[str, ...] = Field((), description="services that are not started")
+    tools: ToolLimits = Field(default_factory=lambda: ToolLimits.model_validate({}))
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _hide(cls, value: Any) -> Any:
+        return dict.fromkeys(value, HIDDEN) if isinstance(value, dict) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before what is passed in, which is the file's content."""
+        return (env_settings, init_settings)
+
+
+def load_config(path: Path) -> Config:
+    """The effective configuration.
+
+    Raises:
+        InvalidError: EINVAL, with the file, the key at fault and what it takes.
+    """
+    values: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise InvalidError(f"{path}: {exc}") from None
+    try:
+        return Config(**values)
+    except ValidationError as exc:
+        fault = exc.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise InvalidError(f"{path}: {place}: {fault['msg']}") from None
+
+
+def show_config(config: Config, path: Path) -> bytes:
+    """sys/config: the values, where each may come from, and the file."""
+    body = {
+        "file": str(path),
+        "file_exists": path.is_file(),
+        "precedence": list(PRECEDENCE),
+        "values": config.model_dump(mode="json"),
+    }
+    return json.dumps(body, indent=2).encode() + b"\n"

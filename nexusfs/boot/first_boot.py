@@ -1,0 +1,70 @@
+"""What a new store holds: the directories of the tree, a README, and one agent."""
+
+import os
+
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.node import Change
+from nexusfs.kernel.bound import BoundSyscalls
+from nexusfs.kernel.syscalls import Syscalls
+
+DIRECTORIES = {"/bin": 0o755, "/etc": 0o755, "/home": 0o755, "/var": 0o755, "/var/log": 0o755}
+
+ASSISTANT = b"""---
+name: assistant
+description: Answers questions about the files of this tree.
+model: inherit
+tools: read_file, list_dir, glob, grep
+---
+You answer questions about the files of this tree. Look before you answer: list, search and
+read files with your tools, then say briefly what you found and in which file.
+"""
+
+README = b"""This directory is NexusFS: agents, tools and files behind one mount.
+
+Run an agent, wait for it, read its answer:
+
+    exec 3<>proc/spawn
+    echo '{"task": "list /bin"}' >&3; read -r pid <&3
+    cat proc/$pid/wait proc/$pid/result
+
+or start an installed agent (bin/*.md, executable) and follow it:
+
+    echo 'assistant what is in README?' > proc/spawn
+    cat proc/.last/stdout_pipe
+
+Look at an agent, talk to it, end it:
+
+    cat proc/2/status                     its state
+    cat proc/2/events                     everything that happened to it, as JSON Lines
+    cat proc/2/messages.jsonl             the conversation
+    echo 'and now?' > proc/2/stdin        a message for a chat agent
+    echo 'term enough' > proc/2/ctl       term kill int stop cont steer reap
+
+Run a tool yourself; what an agent's tool can do, you can:
+
+    cat dispatch/grep                     its manual
+    echo '{"pattern": "agent", "path": "/README"}' > dispatch/grep
+    cat dispatch/.last
+
+When a write fails, the last line of sys/error_log says what to write instead.
+sys/ also has version, config, models, metrics, services, mounts and sessions.
+Everything else here is ordinary files: they stay when the mount goes.
+"""
+
+
+async def populate(calls: Syscalls, cred: Credentials) -> None:
+    """Fills a store whose root is empty; does nothing to any other."""
+    bound = BoundSyscalls(calls, cred)
+    mounted = set(calls.vfs.mounts.trees)
+    if [entry for entry in await bound.list_dir("/") if entry.name not in mounted]:
+        return
+    for path, mode in DIRECTORIES.items():
+        await calls.sys_mkdir(cred, path, mode)
+    await bound.write_file("/bin/assistant.md", ASSISTANT)
+    await calls.sys_setattr(cred, "/bin/assistant.md", Change(mode=0o755))
+    await bound.write_file("/README", README)
+
+
+def own_credentials() -> Credentials:
+    """The user that this process runs as."""
+    return Credentials(os.getuid(), os.getgid(), groups=frozenset(os.getgroups()))

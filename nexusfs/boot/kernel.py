@@ -1,0 +1,156 @@
+"""The running system: syscalls, the mounted trees and the services beside them."""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from nexusfs.boot.config import Config, show_config
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import KernelError, UnavailableError
+from nexusfs.contracts.node import Node
+from nexusfs.contracts.tool import ToolContext
+from nexusfs.fs.dispatchfs import CallLog, DispatchFs
+from nexusfs.fs.procfs import ProcFs
+from nexusfs.fs.sysfs import SysFs
+from nexusfs.kernel.agentfile import load_installed
+from nexusfs.kernel.bound import BoundSyscalls
+from nexusfs.kernel.proc.rights import may_use
+from nexusfs.kernel.proc.table import Journal, ProcessTable, ProcSettings
+from nexusfs.kernel.syscalls import Syscalls
+from nexusfs.kernel.tools import ToolTable
+from nexusfs.kernel.vfs.files import Vfs
+from nexusfs.kernel.vfs.mounts import MountTable
+from nexusfs.kernel.vfs.watch import Watch
+from nexusfs.services.metrics import render_metrics
+from nexusfs.services.tools.search import WalkSearch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What the kernel stands on: the root filesystem and the two logs; the owner is their uid."""
+
+    root: Node
+    journal: Journal
+    call_log: CallLog
+    uid: int
+    gid: int
+
+
+@dataclass
+class Kernel:
+    """Everything that runs in one process over one store.
+
+    Attributes:
+        syscalls: the one way in.
+        watch: news of changes, for doors with a cache.
+        services: name → `running`, `degraded: why` or `off`; sys/services shows it.
+        mounts: one entry for each door of kind mount, for sys/mounts.
+        gauges: numbers for sys/metrics and sys/sessions.
+        models: what sys/models lists; set by the model service.
+    """
+
+    config: Config
+    config_path: Path
+    backing: Backing
+    services: dict[str, str] = field(default_factory=dict)
+    mounts: list[dict[str, Any]] = field(default_factory=list)
+    gauges: dict[str, Callable[[], float]] = field(default_factory=dict)
+    models: Callable[[], list[dict[str, Any]]] = list
+    on_reload: list[Callable[[Config], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Wires the parts; nothing runs yet."""
+        self._nursery: trio.Nursery | None = None
+        self.watch = Watch()
+        table = MountTable(self.backing.root)
+        self.tools = ToolTable(self._context_of, self._may_use)
+        self.processes = ProcessTable(
+            self.backing.journal, self.tools.all_names, self._proc_settings()
+        )
+        self.syscalls = Syscalls(Vfs(table, self.watch), self.processes, self.tools)
+        self.processes.load_agent = partial(load_installed, self.syscalls)
+        uid = self.backing.uid
+        dispatch = DispatchFs(self.syscalls, self, self.backing.call_log, uid)
+        table.mount(b"proc", ProcFs(self.syscalls, self, uid, dispatch.agent_dir).root)
+        table.mount(b"dispatch", dispatch.root)
+        table.mount(
+            b"sys", SysFs(self._sys_files(), self.services, self.syscalls.error_log, self, uid).root
+        )
+        self.gauges["open_handles"] = lambda: len(self.syscalls.descriptors.files)
+        self.gauges["running_tools"] = lambda: self.tools.running
+
+    # -- what control files need (kernfs.Background)
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Runs `work` in the kernel's nursery."""
+        if self._nursery is None:
+            raise UnavailableError("the kernel is not running")
+        self._nursery.start_soon(work)
+
+    def report(self, cred: Credentials, path: str, op: str, exc: KernelError) -> None:
+        """Keeps a control error for sys/error_log."""
+        self.syscalls.error_log.add(cred, path, op, exc)
+
+    # -- life
+
+    def run_in(self, nursery: trio.Nursery) -> None:
+        """Sets the agents going."""
+        self._nursery = nursery
+        self.processes.start(nursery)
+
+    def reload(self, config: Config) -> None:
+        """Takes a new configuration into use (SIGHUP)."""
+        self.config = config
+        self.processes.settings = self._proc_settings()
+        for listener in self.on_reload:
+            listener(config)
+        log.info("configuration reloaded from %s", self.config_path)
+
+    def shut(self) -> None:
+        """Answers every further call with ENOTCONN."""
+        self.syscalls.gate.shut = True
+
+    # -- parts
+
+    def _proc_settings(self) -> ProcSettings:
+        config = self.config
+        return ProcSettings(config.default_model, config.retain_seconds, config.retain_count)
+
+    def _context_of(self, cred: Credentials, call_id: str) -> ToolContext:
+        files = BoundSyscalls(self.syscalls, cred)
+        process = self.processes.find(cred.agent_pid)
+        cwd = process.spec.cwd if process else "/"
+        return ToolContext(files, cwd, call_id, WalkSearch(files), self.config.tools.model_dump())
+
+    def _may_use(self, cred: Credentials, tool: str) -> bool:
+        if not cred.agent_pid:
+            return True
+        process = self.processes.find(cred.agent_pid)
+        return process is not None and may_use(process.rights, tool)
+
+    def _sys_files(self) -> dict[str, Callable[[], bytes]]:
+        return {
+            "version": lambda: version("nexusfs").encode() + b"\n",
+            "metrics": lambda: render_metrics(self.syscalls, self.gauges),
+            "config": lambda: show_config(self.config, self.config_path),
+            "models": lambda: _json_lines(self.models()),
+            "mounts": lambda: _json_lines(self.mounts),
+            "sessions": self._sessions,
+        }
+
+    def _sessions(self) -> bytes:
+        flat = {name: value() for name, value in self.gauges.items()}
+        return "".join(f"{name} {value:g}\n" for name, value in flat.items()).encode()
+
+
+def _json_lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

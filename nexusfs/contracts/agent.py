@@ -1,0 +1,181 @@
+"""The spec of an agent, one strict model, and the results of a step."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from nexusfs.contracts.errors import InvalidError, UnavailableError
+from nexusfs.contracts.model import Message
+from nexusfs.contracts.words import nearest
+
+DEFAULT_MAX_TURNS = 20
+SPEC_LIMIT_BYTES = 4 * 1024 * 1024
+
+LATER_FIELDS = frozenset({
+    "delegate", "paths", "limits", "output_schema", "mcp_servers", "mcpServers", "permission_mode",
+    "checkpoint", "priority", "restore",
+})  # fmt: skip
+"""Fields of the contract that this version does not enforce: refused, never silently accepted."""
+
+CLAUDE_FIELDS = frozenset({
+    "color", "permissionMode", "skills", "hooks", "memory", "background", "effort", "isolation",
+    "initialPrompt",
+})  # fmt: skip
+"""Front matter of Claude Code agents that has no meaning here: dropped, with a warning.
+
+Source: Claude Code's documentation of subagent files.
+"""
+
+CLAUDE_TOOLS = {
+    "Read": "read_file", "Write": "write_file", "Edit": "edit_file", "MultiEdit": "edit_file",
+    "LS": "list_dir", "Glob": "glob", "Grep": "grep", "Bash": "exec", "Task": "delegate",
+    "Agent": "delegate",
+}  # fmt: skip
+"""Claude Code's names of tools, so that an existing collection works by cp."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+Path = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class AgentSpec(BaseModel):
+    """What to run: the JSON object that a write to proc/spawn takes, field by field.
+
+    Absent `tools` inherits the parent's; an empty list is none. Each field's aliases are the
+    names that other agent formats use for it.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True, strict=True)
+
+    agent: Name | None = Field(None, description="installed agent of /bin to start from")
+    name: Name | None = Field(None, description="shown in status; letters a-z, digits and -")
+    description: str = ""
+    model: str = Field("inherit", max_length=1024, description="provider/model, or inherit")
+    fallback_models: tuple[str, ...] = ()
+    instructions: str = Field(
+        "",
+        validation_alias=AliasChoices("instructions", "system_prompt", "prompt"),
+        description="the system prompt",
+    )
+    task: str = Field(
+        "", validation_alias=AliasChoices("task", "input"), description="the first message"
+    )
+    tools: tuple[str, ...] | None = Field(
+        None,
+        validation_alias=AliasChoices("tools", "allowed_tools", "allowedTools"),
+        description="names or globs; absent = inherit, [] = none",
+    )
+    disallowed_tools: tuple[str, ...] = Field(
+        (), validation_alias=AliasChoices("disallowed_tools", "disallowedTools")
+    )
+    max_turns: int = Field(
+        DEFAULT_MAX_TURNS, ge=1, le=10_000, validation_alias=AliasChoices("max_turns", "maxTurns")
+    )
+    model_settings: dict[str, Any] = Field(
+        default_factory=dict, description="litellm's call options, api_base among them; never a key"
+    )
+    mode: Literal["oneshot", "chat"] = "oneshot"
+    life: Literal["owned", "detached"] = "owned"
+    zone: Name = "default"
+    cwd: Path = "/"
+    labels: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    singleton: bool = Field(False, description="at most one live agent of this name (EEXIST)")
+    on_excess: Literal["refuse", "clamp"] = "refuse"
+    idempotency_key: str | None = Field(None, max_length=256)
+
+    @field_validator("tools", "disallowed_tools", "fallback_models", mode="before")
+    @classmethod
+    def _comma_string(cls, value: object) -> object:
+        """`Read, Grep` and ["Read", "Grep"] are the same list."""
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("tools", "disallowed_tools", mode="after")
+    @classmethod
+    def _tool_names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        names = (CLAUDE_TOOLS.get(re.sub(r"\(.*\)$", "", name), name) for name in value)
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("model_settings", mode="after")
+    @classmethod
+    def _no_key(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in value:
+            if re.search(r"api_?key|secret|token$|password|authorization", key, re.IGNORECASE):
+                raise ValueError(
+                    f"{key!r} is not taken here: put keys in the environment of nexusfs mount "
+                    "or in [keys] of the configuration"
+                )
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as it can be spawned again: fields that differ from their defaults."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def known_keys() -> list[str]:
+    """Every key that a spec may have, aliases included."""
+    keys: list[str] = []
+    for name, info in AgentSpec.model_fields.items():
+        alias = info.validation_alias
+        keys += [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else [name]
+    return keys
+
+
+def parse_spec(raw: dict[str, Any]) -> AgentSpec:
+    """The spec of a raw object, from any door.
+
+    Raises:
+        InvalidError: EINVAL; the message names the JSON path and the nearest known key.
+        UnavailableError: EOPNOTSUPP, a field of the contract that this version does not enforce.
+    """
+    known = known_keys()
+    for key in raw:
+        if key in LATER_FIELDS:
+            raise UnavailableError(f"{key!r} is not enforced by this version: leave it out")
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"did you mean {near!r}?" if near else "read proc/spawn for the schema"
+            raise InvalidError(f"unknown key {key!r} in the spec: {hint}")
+    try:
+        return AgentSpec.model_validate(raw)
+    except ValidationError as exc:
+        raise InvalidError(_first_fault(exc)) from None
+
+
+def _first_fault(exc: ValidationError) -> str:
+    fault = exc.errors(include_url=False)[0]
+    place = "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault["loc"])
+    given = repr(fault.get("input"))
+    given = given if len(given) <= 60 else given[:57] + "..."
+    return f"{place}: {fault['msg']} (given {given})"
+
+
+def spec_schema() -> bytes:
+    """JSON Schema of a spec: what a fresh read of proc/spawn shows."""
+    schema = AgentSpec.model_json_schema(by_alias=False)
+    return json.dumps(schema, indent=2).encode() + b"\n"
+
+
+class StepAction(StrEnum):
+    """What a turn led to."""
+
+    CONTINUE = "continue"
+    DONE = "done"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One turn's outcome: the messages it added, the turn's number, and the error, if any."""
+
+    action: StepAction
+    messages: tuple[Message, ...] = field(default_factory=tuple)
+    turn: int = 0
+    error: str | None = None

@@ -1,0 +1,119 @@
+"""Model calls: what the agent loop asks of a model, and what it gets back."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nexusfs.contracts.errors import ModelError
+
+Message = dict[str, Any]
+"""One message of a transcript, provider-shaped: role, content, tool_calls, tool_call_id, name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or more calls; `cost_usd` is None when a price is unknown."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        known = self.cost_usd is not None and other.cost_usd is not None
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            (self.cost_usd or 0.0) + (other.cost_usd or 0.0) if known else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One request to a model.
+
+    Attributes:
+        model: `provider/model`, as litellm names it, or `offline/demo`, `offline/echo`,
+            `offline/script:PATH` (PATH is a path of the host).
+        messages: the whole transcript, oldest first.
+        tools: list of {"type": "function", "function": {name, description, parameters}}.
+        settings: litellm's call options (temperature, api_base, max_tokens, …); never a key.
+        fallback_models: tried in order when `model` failed for good by a retryable cause.
+    """
+
+    model: str
+    messages: list[Message]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    fallback_models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReply:
+    """What came back.
+
+    Attributes:
+        message: {"role": "assistant", "content": str or None, "tool_calls": [...] only if any},
+            each tool call {"id", "type": "function", "function": {"name", "arguments": JSON text}}.
+        usage: of this call, (input, output) in tokens.
+        model: the one that answered; a fallback may have.
+        finish_reason: as the provider said; not to be relied on.
+    """
+
+    message: Message
+    usage: Usage
+    model: str
+    finish_reason: str | None = None
+
+
+class ModelObserver(Protocol):
+    """Hears of a call while it runs. Both methods return at once and never raise."""
+
+    def text(self, piece: str) -> None:
+        """A piece of the answer's text arrived."""
+
+    def retry(self, model: str, error: str, delay_s: float) -> None:
+        """An attempt failed; the next one starts in `delay_s`. Text seen so far is void."""
+
+
+class ModelPort(Protocol):
+    """Anything that answers model calls."""
+
+    async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        """The whole reply; its text also goes to `observer` piece by piece.
+
+        Raises:
+            ModelError: EREMOTEIO, after retries and fallbacks.
+            UnavailableError: EOPNOTSUPP, no such provider here.
+
+        Suspends for as long as the model takes. Cancelling drops the call at the provider's
+        connection too; nothing is left running.
+        """
+        ...
+
+    def available(self) -> list[dict[str, Any]]:
+        """What can be used now, for sys/models: [{"model", "provider", "ready": bool, "why"}]."""
+        ...
+
+
+class ScriptedModel:
+    """Answers from a list of messages, in order; for tests and the bare loop, without I/O."""
+
+    def __init__(self, *messages: Message) -> None:
+        """Each message is an assistant message as in ModelReply."""
+        self.messages = list(messages)
+        self.calls: list[ModelCall] = []
+
+    async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        """The next message of the script; ModelError when it is used up."""
+        self.calls.append(call)
+        if not self.messages:
+            raise ModelError("the script has no turn left", kind="bad_request")
+        message = self.messages.pop(0)
+        text = message.get("content")
+        if text:
+            observer.text(text)
+        usage = Usage(sum(len(str(m)) for m in call.messages) // 4, len(str(message)) // 4)
+        return ModelReply({"role": "assistant", **message}, usage, call.model, "stop")
+
+    def available(self) -> list[dict[str, Any]]:
+        """Always ready."""
+        return [{"model": "scripted", "provider": "scripted", "ready": True, "why": ""}]

@@ -1,0 +1,157 @@
+"""Processes: states and legal moves, exit status, and what a program sees of its process."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.model import Message
+
+if TYPE_CHECKING:
+    from nexusfs.contracts.agent import AgentSpec
+
+KERNEL_PID = 1
+FIRST_PID = 2
+
+EXIT_DONE, EXIT_FAILED, EXIT_LIMIT = 0, 1, 3
+SIGINT_EXIT, SIGKILL_EXIT, SIGTERM_EXIT = -2, -9, -15
+
+
+class ProcState(StrEnum):
+    """The five states of a process."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    ZOMBIE = "zombie"
+
+    @property
+    def letter(self) -> str:
+        """The one-letter form of proc/<pid>/status."""
+        return {"created": "C", "running": "R", "paused": "T", "stopped": "X", "zombie": "Z"}[self]
+
+    @property
+    def ended(self) -> bool:
+        """True when the process will never run again."""
+        return self in (ProcState.STOPPED, ProcState.ZOMBIE)
+
+
+LEGAL_MOVES: dict[ProcState, frozenset[ProcState]] = {
+    ProcState.CREATED: frozenset({ProcState.RUNNING, ProcState.ZOMBIE}),
+    ProcState.RUNNING: frozenset({ProcState.PAUSED, ProcState.STOPPED, ProcState.ZOMBIE}),
+    ProcState.PAUSED: frozenset({ProcState.RUNNING, ProcState.STOPPED, ProcState.ZOMBIE}),
+    ProcState.ZOMBIE: frozenset({ProcState.STOPPED}),
+    ProcState.STOPPED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: 0 done, > 0 error, < 0 signal; the time is RFC 3339 UTC."""
+
+    pid: int
+    exit_code: int
+    reason: str
+    terminated_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """An immutable snapshot of a process, for sys_proc_list and sys_proc_spawn."""
+
+    pid: int
+    agent_id: str
+    name: str
+    zone_id: str
+    state: ProcState
+    parent_pid: int
+    uid: int
+    turn_count: int
+    warnings: tuple[str, ...] = ()
+
+
+class WaitChannel(Protocol):
+    """Shows what a process waits for while it is entered."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class TurnScope(Protocol):
+    """One turn, which `int` can drop: the block is then left early and `interrupted` is true."""
+
+    @property
+    def interrupted(self) -> bool:
+        """True when the turn was dropped."""
+        ...
+
+    def __enter__(self) -> "TurnScope": ...
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class ProgramProcess(Protocol):
+    """What a running program sees of its own process."""
+
+    pid: int
+    spec: "AgentSpec"
+    cred: Credentials
+    transcript: list[Message]
+    """The conversation so far, provider-shaped; only `record` and `deliver` add to it."""
+    turns: int
+    """Turns that led to another one."""
+    dropped: bool
+    """True after the last turn was dropped or failed, until the next message."""
+
+    @property
+    def has_mail(self) -> bool:
+        """True when messages wait to be delivered."""
+        ...
+
+    def record(self, kind: str, **fields: Any) -> None:
+        """Appends one event to the journal; it survives kill -9 once this returns.
+
+        A `message` field extends the transcript; a `usage` field is added up.
+        """
+
+    def say(self, text: str) -> None:
+        """A piece of live model text, for the pipes; not journaled."""
+
+    def unsay(self) -> None:
+        """Takes the live text of this turn back: an attempt failed."""
+
+    async def message_arrived(self) -> None:
+        """Suspends, with wchan `message`, until a message waits."""
+
+    def deliver(self) -> int:
+        """Moves all waiting messages into the transcript and says how many."""
+        ...
+
+    async def pause_point(self) -> None:
+        """Suspends here while the process is paused; returns at once otherwise."""
+
+    def waiting_for(self, what: str) -> WaitChannel:
+        """A context manager that shows `what` in wchan."""
+        ...
+
+    def turn_scope(self) -> TurnScope:
+        """A context manager around one turn."""
+        ...
+
+    def answer_open_calls(self, text: str) -> None:
+        """Gives every tool call without a result the result `text`: the history is valid then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended: exit code (see EXIT_*), one-line reason, and the final answer."""
+
+    exit_code: int
+    reason: str
+    result: str = ""
+
+
+Program = Callable[[ProgramProcess], Awaitable[Outcome]]
+"""Runs one process to its end. Cancelled from outside when the process is killed; the kernel then
+answers open calls and records the end itself, so a program has nothing to clean up."""

@@ -1,0 +1,294 @@
+"""Blobs on the local disk: append-only segment files, and own files for large ones.
+
+A segment is a run of frames: a header of 48 bytes (magic, state, algorithm, size, digest) and
+the bytes. `BlobRef.place` is `segment:offset of the header`, or `file`. A blob over 1 MiB is
+the file `large/<algorithm>-<digest>`.
+
+What a crash leaves: a frame that was not written to its end is the last of the last segment,
+and nothing names it; it is cut off at open. A frame or file that was written but is named by
+no metadata stays as garbage, for `gc` to find.
+
+What deletion frees: a large blob's file; the whole blocks inside a frame (a hole is punched);
+a segment file in which every frame is dead. Small frames between live ones stay.
+
+Concurrency: one thread, but for the descriptors of `dirty_fds` and the writeback thread, which
+only call fdatasync on duplicates.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from ctypes import CDLL, c_int, c_longlong
+from dataclasses import dataclass
+from pathlib import Path
+
+from nexusfs.contracts.errors import CorruptError, KernelError, NoSpaceError
+from nexusfs.contracts.store import BlobRef, digest_of
+from nexusfs.drivers.sqlite import fsync_directory
+
+SEGMENT_BYTES = 64 << 20
+"""A segment that is longer takes no more frames: one walk over its headers stays under 50 ms."""
+LARGE_BYTES = 1 << 20
+"""Blobs over this are files of their own."""
+WRITEBACK_BYTES = 16 << 20
+"""Appended bytes after which the disk is started, so that a later sync has little to wait for."""
+OPEN_SEGMENTS = 32
+
+_MAGIC = b"NXB1"
+_HEADER = struct.Struct("<4sBBHI36s")
+_LIVE, _DEAD = 1, 0
+_ALGORITHMS = {"sha256": 1}
+_PUNCH_KEEP_SIZE = 0x02 | 0x01
+"""FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: linux/falloc.h."""
+_FILE = "file"
+
+_libc = CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [c_int, c_int, c_longlong, c_longlong]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One frame of a segment; `offset` is that of its header."""
+
+    offset: int
+    size: int
+    live: bool
+    digest: bytes
+
+    @property
+    def stop(self) -> int:
+        return self.offset + _HEADER.size + self.size
+
+
+class LocalBlobs:
+    """Blobs in one directory; see `contracts.store.BlobStore`."""
+
+    algorithm = "sha256"
+
+    def __init__(self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Opens or makes the directory, and cuts a garbled tail off."""
+        self._directory = directory
+        self._large = directory / "large"
+        self._large.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fsync_directory(directory)
+        self._segment_bytes = segment_bytes
+        self._fds: dict[int, int] = {}
+        self._dirty: set[int] = set()
+        self._dirty_large: set[Path] = set()
+        self._live_frames: dict[int, int] = {}
+        self._unsynced = 0
+        self._writeback: ThreadPoolExecutor | None = None
+        numbers = [int(path.stem) for path in directory.glob("*.seg")]
+        self._segment = max(numbers, default=0)
+        self._end = self._cut_tail() if numbers else segment_bytes
+
+    def put(self, digest: bytes, data: bytes) -> BlobRef:
+        """Stores `data`. NoSpaceError ENOSPC leaves nothing behind."""
+        if len(data) > LARGE_BYTES:
+            return self._put_large(digest, data)
+        if self._end >= self._segment_bytes:
+            self._next_segment()
+        header = _HEADER.pack(
+            _MAGIC, _LIVE, _ALGORITHMS[self.algorithm], 0, len(data), digest.ljust(36, b"\0")
+        )
+        offset = self._end
+        fd = self._fd(self._segment)
+        try:
+            _write_all(fd, header + data, offset)
+        except KernelError:
+            os.ftruncate(fd, offset)
+            raise
+        self._end = offset + len(header) + len(data)
+        self._dirty.add(self._segment)
+        if self._segment in self._live_frames:
+            self._live_frames[self._segment] += 1
+        self._start_writeback(fd, len(data))
+        return BlobRef(self.algorithm, digest, len(data), f"{self._segment}:{offset}")
+
+    def get(self, ref: BlobRef) -> bytes:
+        """The whole blob, verified. CorruptError EIO names it."""
+        try:
+            data = self._read(ref)
+        except (OSError, ValueError) as exc:
+            raise CorruptError(f"blob {_label(ref)} cannot be read: {exc}") from exc
+        if len(data) != ref.size or digest_of(ref.algorithm, data) != ref.digest:
+            raise CorruptError(f"blob {_label(ref)} does not match its digest")
+        return data
+
+    def delete(self, ref: BlobRef) -> None:
+        """Frees the space of a blob that no durable metadata names."""
+        if ref.place == _FILE:
+            self._large_path(ref.algorithm, ref.digest).unlink(missing_ok=True)
+            return
+        segment, offset = _place(ref)
+        with suppress(FileNotFoundError):
+            self._kill_frame(segment, offset, ref)
+
+    def dirty_fds(self) -> list[int]:
+        """New descriptors to fdatasync and close, for all that was put since the last call."""
+        fds = [os.dup(self._fd(segment)) for segment in self._dirty]
+        for path in self._dirty_large:
+            with suppress(FileNotFoundError):
+                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        if self._dirty_large:
+            fds.append(os.open(self._large, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._dirty.clear()
+        self._dirty_large.clear()
+        self._unsynced = 0
+        return fds
+
+    def close(self) -> None:
+        """Waits for the writeback thread and closes the segments."""
+        if self._writeback is not None:
+            self._writeback.shutdown()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    def _put_large(self, digest: bytes, data: bytes) -> BlobRef:
+        path = self._large_path(self.algorithm, digest)
+        temporary = path.with_suffix(".tmp")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, data, 0)
+            self._start_writeback(fd, len(data))
+        except KernelError:
+            temporary.unlink()
+            raise
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+        self._dirty_large.add(path)
+        return BlobRef(self.algorithm, digest, len(data), _FILE)
+
+    def _large_path(self, algorithm: str, digest: bytes) -> Path:
+        return self._large / f"{algorithm}-{digest.hex()}"
+
+    def _read(self, ref: BlobRef) -> bytes:
+        if ref.place == _FILE:
+            return self._large_path(ref.algorithm, ref.digest).read_bytes()
+        segment, offset = _place(ref)
+        return os.pread(self._fd(segment), ref.size, offset + _HEADER.size)
+
+    def _kill_frame(self, segment: int, offset: int, ref: BlobRef) -> None:
+        fd = self._fd(segment)
+        frame = _frame_at(fd, offset)
+        if frame is None or not frame.live or frame.digest != ref.digest:
+            return  # Freed before a crash, or never written: not ours to touch.
+        if segment not in self._live_frames:
+            self._live_frames[segment] = sum(each.live for each in _frames(fd))
+        os.pwrite(fd, bytes([_DEAD]), offset + len(_MAGIC))
+        self._live_frames[segment] -= 1
+        if self._live_frames[segment] == 0 and segment != self._segment:
+            self._drop_segment(segment)
+        elif ref.size >= 4096:
+            # A filesystem without holes keeps the bytes until the segment is dropped.
+            _libc.fallocate(fd, _PUNCH_KEEP_SIZE, offset + _HEADER.size, ref.size)
+
+    def _drop_segment(self, segment: int) -> None:
+        os.close(self._fds.pop(segment))
+        self._path(segment).unlink()
+        self._dirty.discard(segment)
+        del self._live_frames[segment]
+
+    def _path(self, segment: int) -> Path:
+        return self._directory / f"{segment:08d}.seg"
+
+    def _fd(self, segment: int) -> int:
+        fd = self._fds.get(segment)
+        if fd is None:
+            if len(self._fds) >= OPEN_SEGMENTS:
+                os.close(self._fds.pop(next(iter(self._fds))))
+            fd = self._fds[segment] = os.open(self._path(segment), os.O_RDWR | os.O_CLOEXEC)
+        return fd
+
+    def _next_segment(self) -> None:
+        number = self._segment + 1
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(self._path(number), flags, 0o600))
+            fsync_directory(self._directory)
+        except OSError as exc:
+            raise _translated(exc) from exc
+        self._segment, self._end = number, 0
+
+    def _cut_tail(self) -> int:
+        """Cuts the last segment after its last good frame; returns the new length."""
+        fd = self._fd(self._segment)
+        end, last = 0, None
+        for frame in _frames(fd):
+            end, last = frame.stop, frame
+        if last is not None and last.live and not _intact(fd, last):
+            end = last.offset
+        os.ftruncate(fd, end)
+        return end
+
+    def _start_writeback(self, fd: int, size: int) -> None:
+        self._unsynced += size
+        if self._unsynced < WRITEBACK_BYTES:
+            return
+        self._unsynced = 0
+        if self._writeback is None:
+            self._writeback = ThreadPoolExecutor(1, thread_name_prefix="blob-writeback")
+        self._writeback.submit(_sync_and_close, os.dup(fd))
+
+
+def _frames(fd: int) -> Iterator[_Frame]:
+    """The frames of a segment up to its end or to the first that is no frame."""
+    end, offset = os.fstat(fd).st_size, 0
+    while frame := _frame_at(fd, offset):
+        if frame.stop > end:
+            return
+        yield frame
+        offset = frame.stop
+
+
+def _frame_at(fd: int, offset: int) -> _Frame | None:
+    raw = os.pread(fd, _HEADER.size, offset)
+    if len(raw) < _HEADER.size:
+        return None
+    magic, state, _algorithm, _, size, digest = _HEADER.unpack(raw)
+    if magic != _MAGIC:
+        return None
+    return _Frame(offset, size, state == _LIVE, digest[:32])
+
+
+def _intact(fd: int, frame: _Frame) -> bool:
+    data = os.pread(fd, frame.size, frame.offset + _HEADER.size)
+    return digest_of("sha256", data) == frame.digest
+
+
+def _place(ref: BlobRef) -> tuple[int, int]:
+    """Segment and offset of a place."""
+    segment, _, offset = ref.place.partition(":")
+    return int(segment), int(offset)
+
+
+def _label(ref: BlobRef) -> str:
+    return f"{ref.algorithm}:{ref.digest.hex()} at {ref.place}"
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    """Writes everything. NoSpaceError, or EIO."""
+    view = memoryview(data)
+    try:
+        while view:
+            written = os.pwrite(fd, view, offset)
+            view, offset = view[written:], offset + written
+    except OSError as exc:
+        raise _translated(exc) from exc
+
+
+def _translated(exc: OSError) -> KernelError:
+    full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    return (NoSpaceError if full else KernelError)(f"the store's disk: {exc.strerror}")
+
+
+def _sync_and_close(fd: int) -> None:
+    """Starts the disk early; its errors are met by the sync that somebody waits for."""
+    with suppress(OSError):
+        os.fdatasync(fd)
+    os.close(fd)

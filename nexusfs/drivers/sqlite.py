@@ -1,0 +1,174 @@
+"""SQLite: connection, transactions, and its errors as ours.
+
+One connection, one writer, in WAL with `synchronous=NORMAL`: a commit writes its frames to the
+WAL file before it returns, so killing the process loses nothing; a power cut may lose the
+latest commits until `dirty_fds` was fdatasync'ed. That is all FULL does beyond NORMAL: it
+syncs the WAL after each commit (https://www.sqlite.org/pragma.html#pragma_synchronous), and
+recovery keeps the longest run of frames with good checksums that ends in a commit
+(https://www.sqlite.org/walformat.html, section 4.3). fdatasync writes the file's length too.
+What remains is the WAL's directory entry: the file is made at open, then the directory is
+synced once; it is not removed before the last close.
+
+`locking_mode=EXCLUSIVE` saves the lock calls of each transaction (62 against 75 µs for a
+create and a write) and needs no shared-memory file; the store's lock file keeps others out.
+
+Concurrency: used by one thread. A descriptor of `dirty_fds` may be synced in another.
+"""
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nexusfs.contracts.errors import (
+    BusyError,
+    CorruptError,
+    ExistsError,
+    KernelError,
+    NoSpaceError,
+    ReadOnlyError,
+)
+from nexusfs.contracts.node import StatFs
+
+APPLICATION_ID = 0x4E585331
+"""Marks the file as ours for file(1): "NXS1"."""
+
+_ERRORS: dict[int, type[KernelError]] = {
+    sqlite3.SQLITE_FULL: NoSpaceError,
+    sqlite3.SQLITE_CORRUPT: CorruptError,
+    sqlite3.SQLITE_NOTADB: CorruptError,
+    sqlite3.SQLITE_BUSY: BusyError,
+    sqlite3.SQLITE_LOCKED: BusyError,
+    sqlite3.SQLITE_READONLY: ReadOnlyError,
+    sqlite3.SQLITE_CONSTRAINT: ExistsError,
+}
+
+
+class Database:
+    """One SQLite file. As a context manager it is one transaction.
+
+    A transaction that fails, also in its commit, is rolled back and raises a KernelError.
+    Nothing is checkpointed by itself: the owner calls `checkpoint` at a time that suits it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens or makes the file at `path` and its WAL."""
+        self.path = path
+        self.commits = 0
+        self.commits_since_checkpoint = 0
+        try:
+            self._conn = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+            for pragma in (
+                "locking_mode=EXCLUSIVE",
+                "journal_mode=WAL",
+                "synchronous=NORMAL",
+                "wal_autocheckpoint=0",
+                "cache_size=-16384",
+                "temp_store=MEMORY",
+            ):
+                self._conn.execute(f"PRAGMA {pragma}")
+            # Any write makes the WAL file, so that its directory entry can be synced now.
+            self._conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+        self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        fsync_directory(path.parent)
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query, as tuples."""
+        try:
+            return self._conn.execute(sql, params).fetchall()
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+
+    def row(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        """The first row of a query as a tuple, or None."""
+        try:
+            return self._conn.execute(sql, params).fetchone()
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+
+    def run(self, sql: str, params: Sequence[Any] = ()) -> int:
+        """Runs one statement and returns the number of rows changed."""
+        try:
+            return self._conn.execute(sql, params).rowcount
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+
+    def run_alone(self, sql: str, params: Sequence[Any] = ()) -> None:
+        """Runs one statement as a transaction of its own; cheaper than `with`."""
+        self.run(sql, params)
+        self.commits += 1
+        self.commits_since_checkpoint += 1
+
+    def __enter__(self) -> None:
+        self.run("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc is not None:
+            self._rollback()
+            return
+        try:
+            self._conn.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._rollback()
+            raise self._translated(error) from error
+        self.commits += 1
+        self.commits_since_checkpoint += 1
+
+    def checkpoint(self) -> None:
+        """Moves the WAL's frames to the database file; SQLite syncs both."""
+        self.commits_since_checkpoint = 0
+        self.rows("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def dirty_fds(self) -> list[int]:
+        """A new descriptor of the WAL, to fdatasync and close."""
+        return [os.dup(self._wal_fd)]
+
+    def sync(self) -> None:
+        """Makes all commits durable. Blocks; may run in any thread."""
+        try:
+            os.fdatasync(self._wal_fd)
+        except OSError as exc:
+            raise KernelError(f"{self.path.name}: {exc.strerror}") from exc
+
+    def statfs(self) -> StatFs:
+        """Size and use of the disk the file is on."""
+        host = os.statvfs(self.path.parent)
+        return StatFs(
+            bsize=host.f_frsize,
+            blocks=host.f_blocks,
+            bfree=host.f_bfree,
+            bavail=host.f_bavail,
+            files=host.f_files,
+            ffree=host.f_ffree,
+        )
+
+    def close(self) -> None:
+        """Checkpoints and closes; the WAL file is removed."""
+        os.close(self._wal_fd)
+        try:
+            self._conn.close()
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+
+    def _rollback(self) -> None:
+        if self._conn.in_transaction:  # SQLite has already rolled back after some errors.
+            self._conn.execute("ROLLBACK")
+
+    def _translated(self, exc: sqlite3.Error) -> KernelError:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        return _ERRORS.get(code, KernelError)(f"{self.path.name}: {exc}")
+
+
+def fsync_directory(path: Path) -> None:
+    """Makes the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,196 @@
+"""/proc: a directory for each agent, and spawn.
+
+A file of proc/<pid>/ is one row of the table that `_agent_table` fills.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from nexusfs.contracts.agent import parse_spec, spec_schema
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import InvalidError, NotFoundError
+from nexusfs.contracts.node import DirEntry, Node
+from nexusfs.contracts.proc import KERNEL_PID
+from nexusfs.fs import proc_render as render
+from nexusfs.kernel.agentfile import agent_from_markdown
+from nexusfs.kernel.clock import now_ns
+from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.syscalls import Syscalls
+from nexusfs.kernel.vfs.control import Control, Request, control
+from nexusfs.kernel.vfs.kernfs import (
+    Background,
+    DirNode,
+    Dynamic,
+    Owner,
+    Table,
+    Waiter,
+)
+
+PROC_INO = 1 << 56
+PRIVATE, PUBLIC = 0o400, 0o444
+VERBS = ("term", "kill", "int", "stop", "cont", "steer", "reap")
+
+
+class ProcFs:
+    """The tree at /proc."""
+
+    def __init__(
+        self, calls: Syscalls, background: Background, kernel_uid: int, dispatch_dir: Any
+    ) -> None:
+        """`dispatch_dir` makes the directory of an agent's own tools: (process, ino) → node."""
+        self._calls = calls
+        self._background = background
+        self._born = Owner(kernel_uid, 0, now_ns())
+        self._dispatch_dir = dispatch_dir
+        self._agents = self._agent_table()
+        self._kernel = self._kernel_table()
+        self.root: Node = DirNode(
+            self._root_table(), None, PROC_INO, dynamic=Dynamic(self._lookup_pid, self._pids)
+        )
+
+    # -- /proc
+
+    def _root_table(self) -> Table:
+        table = Table(lambda _: self._born, self._background)
+        spawn = Control(
+            frozenset({"object", "line", "markdown"}), self._spawn, _schema, lambda _: "/proc/spawn"
+        )
+        control(table, "spawn", 0o666, spawn)
+        table.link(".last", lambda _, cred: _pid_text(self._calls.processes.last_pid(cred)))
+        table.link("self", lambda _, cred: _pid_text(cred.agent_pid))
+        return table
+
+    async def _spawn(self, _: Any, cred: Credentials, request: Request) -> bytes:
+        spec = await _spec_of(request)
+        info = await self._calls.sys_proc_spawn(cred, spec)
+        return b"%d\n" % info.pid
+
+    async def _lookup_pid(self, cred: Credentials, name: bytes) -> Node:
+        process = self._calls.processes.find(int(name)) if name.isdigit() else None
+        ino = PROC_INO | (int(name) << 8) if name.isdigit() and len(name) < 12 else 0
+        if process is not None and str(process.pid).encode() == name:
+            return AgentDir(self._agents, process, ino)
+        if name == b"%d" % KERNEL_PID:
+            return DirNode(self._kernel, None, ino)
+        raise NotFoundError(f"no process {name.decode('utf-8', 'replace')!r}: ls /proc lists them")
+
+    async def _pids(self, cred: Credentials) -> Iterable[DirEntry]:
+        pids = [KERNEL_PID, *(process.pid for process in self._calls.processes)]
+        return [DirEntry(b"%d" % pid, PROC_INO | (pid << 8), 0o040000) for pid in pids]
+
+    # -- /proc/1
+
+    def _kernel_table(self) -> Table:
+        table = Table(lambda _: self._born, self._background)
+        table.text("status")(lambda _: render.kernel_status(self._born.uid))
+        table.text("children")(
+            lambda _: render.pids(
+                p.pid for p in self._calls.processes if p.parent_pid == KERNEL_PID
+            )
+        )
+        return table
+
+    # -- /proc/<pid>
+
+    def _agent_table(self) -> Table:
+        table = Table(_owner_of, self._background)
+        table.text("status", PUBLIC)(render.status)
+        table.text("status.json", PUBLIC)(render.status_json)
+        table.text("spec", PRIVATE)(render.spec)
+        self._add_controls(table)
+        table.log("stdout", PRIVATE, lambda p: p.stdout)
+        table.pipe("stdout_pipe", PRIVATE, lambda p: p.stdout)
+        table.log("events", PRIVATE, lambda p: p.events)
+        table.pipe("events_pipe", PRIVATE, lambda p: p.events)
+        table.log("messages.jsonl", PRIVATE, lambda p: p.messages)
+        table.wait("wait", PUBLIC, Waiter(render.exit_line, lambda p: p.ending))
+        table.text("result", PRIVATE)(render.result)
+        table.text("exit_code", PUBLIC)(render.exit_code)
+        table.text("wchan", PUBLIC)(render.wchan)
+        table.text("usage", PRIVATE)(render.usage)
+        table.text("children", PUBLIC)(lambda p: render.pids(p.children))
+        table.link("cwd", lambda p, _: b"../.." + p.spec.cwd.encode())
+        table.link(
+            "exe", lambda p, _: f"../../bin/{p.installed}.md".encode() if p.installed else None
+        )
+        table.sub("dispatch", self._dispatch_dir, 0o500)
+        return table
+
+    def _add_controls(self, table: Table) -> None:
+        ctl = Control(
+            frozenset({"line"}), self._ctl, lambda _: _VERB_LIST, lambda p: f"/proc/{p.pid}/ctl"
+        )
+        control(table, "ctl", 0o622, ctl)
+        stdin = Control(
+            frozenset({"message"}), self._stdin, lambda _: b"", lambda p: f"/proc/{p.pid}/stdin"
+        )
+        control(table, "stdin", 0o600, stdin)
+
+    async def _stdin(self, process: Process, cred: Credentials, request: Request) -> bytes:
+        text = _text(request.data).removesuffix("\n")
+        await self._calls.sys_proc_send(cred, process.pid, text)
+        return b""
+
+    async def _ctl(self, process: Process, cred: Credentials, request: Request) -> bytes:
+        verb, _, rest = _text(request.data).strip().partition(" ")
+        if verb not in VERBS:
+            raise InvalidError(f"unknown verb {verb!r}: one of {' '.join(VERBS)}")
+        if verb in ("term", "kill"):
+            await self._end(process, cred, rest.strip(), term=verb == "term")
+        elif verb == "steer":
+            if not rest.strip():
+                raise InvalidError("steer needs a text: steer TEXT")
+            self._calls.processes.steer(cred, process.pid, rest)
+        else:
+            await self._calls.sys_proc_signal(cred, process.pid, verb)
+        return b""
+
+    async def _end(self, process: Process, cred: Credentials, reason: str, *, term: bool) -> None:
+        self._calls.processes.check_live(cred, process.pid)
+        await self._calls.sys_proc_kill(cred, process.pid, reason, term=term)
+
+
+class AgentDir(DirNode):
+    """The directory of one agent; it goes when the agent is reaped, so Linux asks each time."""
+
+    __slots__ = ()
+    entry_ttl_s = 0.0
+
+    def __init__(self, table: Table, process: Process, ino: int) -> None:
+        """The directory of `process`."""
+        super().__init__(table, process, ino)
+
+
+_VERB_LIST = (" ".join(VERBS) + "\n").encode()
+
+
+def _schema(_: Any) -> bytes:
+    return spec_schema()
+
+
+async def _spec_of(request: Request) -> Any:
+    """The spec of a request in any of its three forms."""
+    if request.kind == "object":
+        return parse_spec(request.value)
+    if request.kind == "markdown":
+        return (await agent_from_markdown(request.data))[0]
+    name, _, task = _text(request.data).strip().partition(" ")
+    return parse_spec({"agent": name, **({"task": task.strip()} if task.strip() else {})})
+
+
+def _text(data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise InvalidError("text must be UTF-8") from None
+    if "\0" in text:
+        raise InvalidError("text may not contain NUL")
+    return text
+
+
+def _owner_of(process: Process) -> Owner:
+    return Owner(process.cred.uid, process.cred.gid, process.changed_at_ns)
+
+
+def _pid_text(pid: int | None) -> bytes | None:
+    return b"%d" % pid if pid else None

@@ -1,0 +1,65 @@
+"""Agents as files: Markdown with front matter, installed in /bin or written to /proc/spawn."""
+
+import os
+from typing import Any
+
+from nexusfs.contracts.agent import CLAUDE_FIELDS, AgentSpec, parse_spec
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import (
+    AccessError,
+    InvalidError,
+    KernelError,
+    NotFoundError,
+    NotSpecError,
+)
+from nexusfs.kernel.bound import BoundSyscalls
+from nexusfs.kernel.frontmatter import parse_agent_async
+from nexusfs.kernel.syscalls import Syscalls
+
+
+async def agent_from_markdown(data: bytes) -> tuple[AgentSpec, list[str]]:
+    """The spec of an agent file, the body being its instructions, and what of it was dropped.
+
+    Raises:
+        NotSpecError: ENOEXEC, no front matter.
+        InvalidError: EINVAL, a mistake in it.
+    """
+    raw, body = await parse_agent_async(data)
+    dropped = [f"{key}: has no meaning here" for key in raw if key in CLAUDE_FIELDS]
+    kept = {key: value for key, value in raw.items() if key not in CLAUDE_FIELDS}
+    return parse_spec(_with_body(kept, body)), dropped
+
+
+def _with_body(raw: dict[str, Any], body: str) -> dict[str, Any]:
+    if body:
+        for key in ("instructions", "system_prompt", "prompt"):
+            if key in raw:
+                raise InvalidError(
+                    f"the body is the instructions: leave {key!r} out of the front matter"
+                )
+        raw = {**raw, "instructions": body}
+    return raw
+
+
+async def load_installed(calls: Syscalls, cred: Credentials, name: str) -> AgentSpec:
+    """The spec of /bin/`name`.md, read with the caller's rights.
+
+    Raises:
+        NotFoundError: ENOENT, not installed. AccessError: EACCES, not executable or not readable.
+        NotSpecError: ENOEXEC, the file is no agent.
+    """
+    path = f"/bin/{name}.md"
+    try:
+        executable = await calls.sys_access(cred, path, os.X_OK)
+    except NotFoundError:
+        raise NotFoundError(
+            f"no agent {name!r} installed: put it at {path} and chmod +x it"
+        ) from None
+    if not executable:
+        raise AccessError(f"{path} is not executable: chmod +x it to install the agent")
+    data = await BoundSyscalls(calls, cred).read_file(path)
+    try:
+        spec, _ = await agent_from_markdown(data)
+    except KernelError as exc:
+        raise NotSpecError(f"{path}: {exc}") from None
+    return spec.model_copy(update={"agent": name, "name": spec.name or name})

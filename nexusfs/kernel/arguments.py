@@ -1,0 +1,178 @@
+"""Arguments of tools: do they fit the tool's schema, and if not, what to write instead.
+
+Concurrency: `_validators` is filled from the loop and from threads; a race compiles twice.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import trio
+
+from nexusfs.contracts.errors import InvalidError
+from nexusfs.contracts.words import nearest
+from nexusfs.kernel.requests import unknown_key_message
+
+OFF_LOOP_BYTES = 64 * 1024
+"""Arguments from this size on are validated in a thread."""
+MAX_VALIDATORS = 1000
+"""Compiled schemas kept; more tools than that recompile."""
+
+_validators: dict[int, tuple[dict[str, Any], Any]] = {}
+"""id of a schema: (the schema, which keeps its id its own; its compiled validator)."""
+
+
+def validate_arguments(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Returns when `arguments` fit the tool's schema (the same dict at each call: it is the key).
+
+    The first call of a process imports jsonschema, 0.24 s.
+
+    Raises:
+        InvalidError: EINVAL; JSON path at fault, what is wrong, the nearest known key or the
+            type that was expected. Also when the schema itself is broken.
+    """
+    validator = _validator(schema)
+    try:
+        errors = sorted(validator.iter_errors(arguments), key=_urgency)
+    except Exception as exc:  # a broken schema of an MCP server, or a $ref that leads nowhere
+        raise InvalidError(f"the tool's input schema cannot be used: {exc}") from exc
+    if errors:
+        raise InvalidError(_argument_message(errors[0]))
+
+
+async def validate_arguments_async(
+    schema: dict[str, Any], arguments: dict[str, Any], size_bytes: int
+) -> None:
+    """`validate_arguments`, in a thread for large arguments and for the first call of all."""
+    if size_bytes < OFF_LOOP_BYTES and "jsonschema" in sys.modules and id(schema) in _validators:
+        validate_arguments(schema, arguments)
+    else:
+        await trio.to_thread.run_sync(validate_arguments, schema, arguments)
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    """The compiled validator; `$ref` never leaves the schema, patterns run in linear time."""
+    known = _validators.get(id(schema))
+    if known is not None:
+        return known[1]
+    import jsonschema  # noqa: PLC0415  heavy, 0.24 s: the mount is ready before
+    import referencing  # noqa: PLC0415  comes with jsonschema
+
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    linear = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # its stubs lack it
+        kind, {"pattern": _pattern}
+    )
+    validator = linear(schema, registry=referencing.Registry())
+    if len(_validators) >= MAX_VALIDATORS:
+        _validators.clear()
+    _validators[id(schema)] = (schema, validator)
+    return validator
+
+
+def _pattern(_validator: Any, pattern: str, value: object, _schema: object) -> Iterator[Any]:
+    """The `pattern` keyword by RE2; a pattern that RE2 does not know is left to the tool."""
+    import jsonschema  # noqa: PLC0415  heavy, already imported by _validator
+    import re2  # noqa: PLC0415  a C++ library, 20 ms
+
+    try:
+        found = not isinstance(value, str) or re2.search(pattern, value) is not None
+    except re2.error:
+        return
+    if not found:
+        yield jsonschema.ValidationError(f"does not match the pattern {pattern!r}")
+
+
+def _urgency(error: Any) -> tuple[int, int]:
+    """Unknown keys first: a misspelt key also makes a missing one. Then the outermost."""
+    return (error.validator != "additionalProperties", len(error.absolute_path))
+
+
+def _argument_message(error: Any) -> str:
+    """One sentence for one jsonschema error."""
+    where = _json_path(error.absolute_path)
+    say = _MESSAGES.get(error.validator)
+    if say is not None:
+        return str(say(error, where))
+    text = error.message if len(error.message) <= 300 else f"{error.message[:300]}…"
+    return f"the argument {where} is not right: {text}"
+
+
+def _unknown_message(error: Any, where: str) -> str:
+    known = list(error.schema.get("properties", {}))
+    key = next((key for key in error.instance if key not in known), "")
+    return unknown_key_message(key, known, where)
+
+
+def _missing_message(error: Any, where: str) -> str:
+    key = next(key for key in error.validator_value if key not in error.instance)
+    about = error.schema.get("properties", {}).get(key, {})
+    kind = f", {_kinds(about['type'])}," if "type" in about else ""
+    place = "" if where == "$" else f" at {where}"
+    return f"the key {key!r}{kind} is missing{place}: it is required"
+
+
+def _type_message(error: Any, where: str) -> str:
+    got = _KINDS.get(type(error.instance), type(error.instance).__name__)
+    shown = repr(error.instance)
+    shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
+    return f"the argument {where} must be {_kinds(error.validator_value)}, not {got} {shown}"
+
+
+def _union_message(error: Any, where: str) -> str:
+    """The anyOf of plain types, as pydantic writes `str | None`, said as one type error."""
+    kinds = [one["type"] for one in error.validator_value if isinstance(one.get("type"), str)]
+    if len(kinds) != len(error.validator_value):
+        return f"the argument {where} fits none of the allowed forms: {error.message[:300]}"
+    if _KINDS.get(type(error.instance), "").removeprefix("a ").removeprefix("an ") in kinds:
+        return _argument_message(error.context[0])
+    got = _KINDS.get(type(error.instance), type(error.instance).__name__)
+    return f"the argument {where} must be {_kinds(kinds)}, not {got}"
+
+
+def _enum_message(error: Any, where: str) -> str:
+    known = [str(value) for value in error.validator_value]
+    near = nearest(str(error.instance)[:100], known)
+    hint = f"did you mean {near!r}?" if near else f"write one of {', '.join(known)}"
+    return f"the argument {where} cannot be {str(error.instance)[:100]!r}: {hint}"
+
+
+_MESSAGES = {
+    "additionalProperties": _unknown_message,
+    "required": _missing_message,
+    "type": _type_message,
+    "anyOf": _union_message,
+    "enum": _enum_message,
+}
+_KINDS = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def _kinds(kinds: str | list[str]) -> str:
+    """`a string or null` for the `type` of a schema."""
+    names = [kinds] if isinstance(kinds, str) else kinds
+    shown = [kind if kind == "null" else _with_article(kind) for kind in names]
+    return " or ".join(shown)
+
+
+def _with_article(kind: str) -> str:
+    return f"an {kind}" if kind[:1] in "aio" else f"a {kind}"
+
+
+def _json_path(parts: Iterable[str | int]) -> str:
+    """`$.a[2]["b c"]`."""
+    shown = ["$"]
+    for part in parts:
+        if isinstance(part, int):
+            shown.append(f"[{part}]")
+        else:
+            plain = re.fullmatch(r"[A-Za-z_][A-Za-z_0-9]*", part)
+            shown.append(f".{part}" if plain else f"[{part[:100]!r}]")
+    return "".join(shown)

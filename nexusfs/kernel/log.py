@@ -1,0 +1,126 @@
+"""Append-only logs: what growing files show and what blocking streams follow.
+
+Concurrency: all of it in the trio thread; no method but `Cursor.wait` suspends, so a log
+and its cursors always agree.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+
+class Log:
+    """Bytes that only grow, a live tail that may still be taken back, and an end.
+
+    The live tail is what a stream shows before it is settled (a model's text while it is
+    generated). `keeps_live`: the tail's bytes are the first bytes of what settles it, so a
+    reader that saw k of them goes on after them (stdout). Otherwise settling replaces the
+    tail by a record of another shape and readers go on with that (events).
+    """
+
+    __slots__ = ("_cursors", "_lot", "_wakes", "closed", "data", "keeps_live", "live")
+
+    def __init__(
+        self, data: bytes = b"", *, keeps_live: bool = False, closed: bool = False
+    ) -> None:
+        """A log that holds `data` already."""
+        self.data = bytearray(data)
+        self.live = bytearray()
+        self.keeps_live = keeps_live
+        self.closed = closed
+        self._cursors: list[Cursor] | None = None
+        self._lot: trio.lowlevel.ParkingLot | None = None
+        self._wakes: list[Callable[[], None]] | None = None
+
+    def append(self, data: bytes) -> None:
+        """Adds settled bytes; the live tail is over."""
+        for cursor in self._cursors or ():
+            if self.keeps_live:
+                cursor.offset += cursor.live_offset
+            cursor.live_offset = 0
+        self.live.clear()
+        self.data += data
+        self._wake()
+
+    def push_live(self, data: bytes) -> None:
+        """Adds to the live tail."""
+        self.live += data
+        if self._cursors:
+            self._wake()
+
+    def drop_live(self) -> None:
+        """Takes the live tail back."""
+        self.live.clear()
+        for cursor in self._cursors or ():
+            cursor.live_offset = 0
+
+    def close(self) -> None:
+        """Nothing will come any more: streams end after what is there."""
+        self.closed = True
+        self._wake()
+
+    def on_change(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` once, at the next change."""
+        if self._wakes is None:
+            self._wakes = []
+        self._wakes.append(wake)
+
+    async def changed(self) -> None:
+        """Suspends until the next change. Cancelling has no effect on the log."""
+        if self._lot is None:
+            self._lot = trio.lowlevel.ParkingLot()
+        await self._lot.park()
+
+    def cursor(self) -> "Cursor":
+        """A reader's place, at the start; close it when done."""
+        cursor = Cursor(self)
+        if self._cursors is None:
+            self._cursors = []
+        self._cursors.append(cursor)
+        return cursor
+
+    def drop_cursor(self, cursor: "Cursor") -> None:
+        """Forgets a reader."""
+        if self._cursors and cursor in self._cursors:
+            self._cursors.remove(cursor)
+
+    def _wake(self) -> None:
+        if self._lot is not None:
+            self._lot.unpark_all()
+        if self._wakes:
+            wakes, self._wakes = self._wakes, None
+            for wake in wakes:
+                wake()
+
+
+class Cursor:
+    """One reader's place in a log."""
+
+    __slots__ = ("live_offset", "log", "offset")
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.offset = 0
+        self.live_offset = 0
+
+    def take(self) -> bytes:
+        """All that is new since the last call; empty when there is nothing."""
+        log = self.log
+        new = bytes(log.data[self.offset :]) + bytes(log.live[self.live_offset :])
+        self.offset = len(log.data)
+        self.live_offset = len(log.live)
+        return new
+
+    @property
+    def has_news(self) -> bool:
+        """True when `take` would return something."""
+        return self.offset < len(self.log.data) or self.live_offset < len(self.log.live)
+
+    @property
+    def at_end(self) -> bool:
+        """True when nothing is left and nothing will come."""
+        return self.log.closed and not self.has_news
+
+    def close(self) -> None:
+        """Forgets this reader."""
+        self.log.drop_cursor(self)

@@ -1,0 +1,284 @@
+"""The one syscall layer: every door ends here, and nothing else has an effect.
+
+Each `sys_*` takes credentials first, passes the gate, and raises KernelError with an errno.
+`where` is a path from the root of the tree, `At(node, name)`, or a node.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from nexusfs.contracts.agent import AgentSpec
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import BadFileError, InvalidError, NotDirectoryError
+from nexusfs.contracts.node import Change, DirEntry, File, Node, Stat, StatFs, Where
+from nexusfs.contracts.proc import ExitStatus, ProcessInfo
+from nexusfs.contracts.tool import Tool, ToolResult
+from nexusfs.kernel import permission
+from nexusfs.kernel.errorlog import ErrorLog
+from nexusfs.kernel.gate import Gate, syscall
+from nexusfs.kernel.proc.table import ProcessTable
+from nexusfs.kernel.tools import ToolTable
+from nexusfs.kernel.vfs.files import Descriptors, DirFile, Vfs
+
+XATTR_SIZE_MAX = 65536
+"""Bytes of one extended attribute. Source: Linux XATTR_SIZE_MAX."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an open gives: the descriptor, the node and the open file."""
+
+    fd: int
+    node: Node
+    file: File
+
+
+class Syscalls:
+    """Every system call of the kernel.
+
+    Calls on files may suspend only where the file or node does; see `contracts.node`.
+    """
+
+    def __init__(self, vfs: Vfs, processes: ProcessTable, tools: ToolTable) -> None:
+        """The calls over a VFS, a process table and a tool table."""
+        self.gate = Gate()
+        self.vfs = vfs
+        self.processes = processes
+        self.tools = tools
+        self.error_log = ErrorLog()
+        self.descriptors = Descriptors()
+
+    # -- names and attributes
+
+    @syscall
+    async def sys_lookup(self, cred: Credentials, where: Where) -> tuple[Node, Stat]:
+        """The node of `where` and its attributes; a last symlink is not followed."""
+        node = await self.vfs.walker.node(cred, where, follow=False)
+        return node, await node.stat()
+
+    @syscall
+    async def sys_stat(self, cred: Credentials, where: Where, *, follow: bool = True) -> Stat:
+        """The attributes of `where`."""
+        return await (await self.vfs.walker.node(cred, where, follow=follow)).stat()
+
+    @syscall
+    async def sys_setattr(
+        self, cred: Credentials, where: Where, change: Change, *, follow: bool = True
+    ) -> Stat:
+        """Sets attributes and returns the new ones. EPERM, EACCES as chmod(2) and its kin."""
+        node = await self.vfs.walker.node(cred, where, follow=follow)
+        return await self.vfs.setattr(cred, node, change)
+
+    @syscall
+    async def sys_fsetattr(self, cred: Credentials, fd: int, change: Change) -> Stat:
+        """Sets attributes of an open file; its size by the right that the open was given."""
+        file = self.descriptors.get(fd)
+        if change.size is None or file.flags & os.O_ACCMODE == os.O_RDONLY:
+            return await self.vfs.setattr(cred, file.node, change)
+        return await self.vfs.truncate(file, change)
+
+    @syscall
+    async def sys_access(self, cred: Credentials, where: Where, mask: int) -> bool:
+        """True when the caller may (os.R_OK | W_OK | X_OK); ENOENT when there is nothing."""
+        node = await self.vfs.walker.node(cred, where)
+        return permission.may(cred, await node.stat(), mask)
+
+    @syscall
+    async def sys_readlink(self, cred: Credentials, where: Where) -> bytes:
+        """The text of a symlink. EINVAL for anything else."""
+        node = await self.vfs.walker.node(cred, where, follow=False)
+        return await node.readlink(cred)
+
+    @syscall
+    async def sys_readdir(self, cred: Credentials, where: Where) -> list[DirEntry]:
+        """All names of a directory but . and .., ."""
+        node = await self.vfs.walker.node(cred, where)
+        permission.check(cred, await node.stat(), os.R_OK)
+        return await self.vfs.mounts.entries(cred, node)
+
+    @syscall
+    async def sys_statfs(self, cred: Credentials, where: Where = "/") -> StatFs:
+        """Size and use of the filesystem of `where`."""
+        return await (await self.vfs.walker.node(cred, where)).statfs()
+
+    @syscall
+    async def sys_mkdir(self, cred: Credentials, where: Where, mode: int = 0o777) -> Node:
+        """Makes a directory; `mode` as the caller's umask left it."""
+        return await self.vfs.create(cred, where, 0o040000 | (mode & 0o7777))
+
+    @syscall
+    async def sys_mknod(self, cred: Credentials, where: Where, mode: int, rdev: int = 0) -> Node:
+        """Makes a file, fifo, socket or device; `mode` has the type bits."""
+        return await self.vfs.create(cred, where, mode, rdev=rdev)
+
+    @syscall
+    async def sys_symlink(self, cred: Credentials, target: bytes, where: Where) -> Node:
+        """Makes a symlink with the text `target`."""
+        if not target:
+            raise InvalidError("a symlink needs a target")
+        return await self.vfs.create(cred, where, 0o120777, target=target)
+
+    @syscall
+    async def sys_link(self, cred: Credentials, old: Where, new: Where) -> Node:
+        """Adds the hard link `new` to `old`."""
+        return await self.vfs.link(cred, old, new)
+
+    @syscall
+    async def sys_unlink(self, cred: Credentials, where: Where) -> None:
+        """Removes a name; open files live on."""
+        await self.vfs.unlink(cred, where)
+
+    @syscall
+    async def sys_rmdir(self, cred: Credentials, where: Where) -> None:
+        """Removes an empty directory."""
+        await self.vfs.rmdir(cred, where)
+
+    @syscall
+    async def sys_rename(self, cred: Credentials, old: Where, new: Where, flags: int = 0) -> None:
+        """Moves a name, atomically."""
+        await self.vfs.rename(cred, old, new, flags)
+
+    @syscall
+    async def sys_getxattr(self, cred: Credentials, where: Where, name: bytes) -> bytes:
+        """One extended attribute. ENODATA."""
+        node = await self.vfs.walker.node(cred, where)
+        permission.check(cred, await node.stat(), os.R_OK)
+        return await node.getxattr(name)
+
+    @syscall
+    async def sys_setxattr(
+        self, cred: Credentials, where: Where, name: bytes, value: bytes
+    ) -> None:
+        """Sets one extended attribute."""
+        node = await self.vfs.walker.node(cred, where)
+        permission.check(cred, await node.stat(), os.W_OK)
+        await node.setxattr(name, value)
+        self.vfs.watch.node(node, cred.door)
+
+    @syscall
+    async def sys_listxattr(self, cred: Credentials, where: Where) -> list[bytes]:
+        """Names of the extended attributes."""
+        return await (await self.vfs.walker.node(cred, where)).listxattr()
+
+    @syscall
+    async def sys_removexattr(self, cred: Credentials, where: Where, name: bytes) -> None:
+        """Removes one extended attribute. ENODATA."""
+        node = await self.vfs.walker.node(cred, where)
+        permission.check(cred, await node.stat(), os.W_OK)
+        await node.removexattr(name)
+        self.vfs.watch.node(node, cred.door)
+
+    # -- open files
+
+    @syscall
+    async def sys_open(
+        self, cred: Credentials, where: Where, flags: int, mode: int = 0o666
+    ) -> Opened:
+        """Opens a file or directory; `flags` and `mode` as open(2), the umask already applied.
+
+        The descriptor keeps `cred`, whoever uses it later. Cancelling leaves nothing open.
+        """
+        node, file = await self.vfs.open(cred, where, flags, mode)
+        return Opened(self.descriptors.add(file), node, file)
+
+    @syscall
+    async def sys_read(self, fd: int, size: int, offset: int) -> bytes:
+        """Bytes [offset, offset + size). Suspends on blocking files only."""
+        file = self.descriptors.get(fd)
+        if file.flags & os.O_ACCMODE == os.O_WRONLY:
+            raise BadFileError("the file was opened for writing only")
+        return await file.read(size, offset)
+
+    @syscall
+    async def sys_write(self, fd: int, data: bytes, offset: int) -> int:
+        """Writes at `offset`, at the end with O_APPEND; on control files, a piece of a request."""
+        file = self.descriptors.get(fd)
+        if file.flags & os.O_ACCMODE == os.O_RDONLY:
+            raise BadFileError("the file was opened for reading only")
+        written = await file.write(data, offset)
+        if not file.node.control:
+            self.vfs.watch.node(file.node, file.cred.door)
+        return written
+
+    @syscall
+    async def sys_flush(self, fd: int) -> None:
+        """What close(2) does first, at each descriptor of the file."""
+        await self.descriptors.get(fd).flush()
+
+    @syscall
+    async def sys_fsync(self, fd: int, *, datasync: bool = False) -> None:
+        """Returns when the file is on disk."""
+        await self.descriptors.get(fd).fsync(datasync=datasync)
+
+    @syscall
+    async def sys_readdir_fd(self, fd: int, start: int) -> list[DirEntry]:
+        """The names from position `start` on of an open directory."""
+        directory = self.descriptors.get(fd)
+        if not isinstance(directory, DirFile):
+            raise NotDirectoryError("not an open directory")
+        return await directory.entries(start)
+
+    async def sys_close(self, fd: int) -> None:
+        """Ends a descriptor; also while the kernel shuts down, so it does not pass the gate."""
+        await self.descriptors.pop(fd).release()
+
+    # -- processes
+
+    @syscall
+    async def sys_proc_spawn(self, cred: Credentials, spec: AgentSpec) -> ProcessInfo:
+        """Creates and starts an agent. See ProcessTable.spawn."""
+        return await self.processes.spawn(cred, spec)
+
+    @syscall
+    async def sys_proc_kill(
+        self, cred: Credentials, pid: int, reason: str = "", *, term: bool = False
+    ) -> dict[str, Any]:
+        """Ends an agent and its subtree at once: {"pid", "terminated": False when it had ended}."""
+        return {"pid": pid, "terminated": self.processes.kill(cred, pid, reason, term=term)}
+
+    @syscall
+    async def sys_proc_wait(
+        self, cred: Credentials, pid: int, timeout_s: float | None = None
+    ) -> ExitStatus:
+        """Suspends until the agent has ended. ETIMEDOUT; the parent's wait reaps."""
+        return await self.processes.wait(cred, pid, timeout_s)
+
+    @syscall
+    async def sys_proc_list(
+        self, cred: Credentials, zone: str | None = None, state: str | None = None
+    ) -> list[ProcessInfo]:
+        """Snapshots of all agents, filtered by zone and state. EINVAL for an unknown state."""
+        return self.processes.snapshots(zone, state)
+
+    @syscall
+    async def sys_proc_signal(self, cred: Credentials, pid: int, verb: str) -> None:
+        """`int`, `stop`, `cont` or `reap`, as proc/<pid>/ctl. EINVAL, EBUSY, EPERM."""
+        verbs = {
+            "int": self.processes.interrupt,
+            "stop": self.processes.stop,
+            "cont": self.processes.cont,
+            "reap": self.processes.reap,
+        }
+        if verb not in verbs:
+            raise InvalidError(f"unknown verb {verb!r}: one of {', '.join(verbs)}")
+        verbs[verb](cred, pid)
+
+    @syscall
+    async def sys_proc_send(self, cred: Credentials, pid: int, text: str) -> None:
+        """A message for the agent's next turn. EPIPE when it has ended."""
+        self.processes.send(cred, pid, text)
+
+    # -- tools
+
+    @syscall
+    async def sys_dispatch(
+        self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None
+    ) -> ToolResult:
+        """Runs a tool with the caller's rights. See ToolTable.dispatch."""
+        return await self.tools.dispatch(cred, name, arguments, call_id)
+
+    @syscall
+    async def sys_tools(self, cred: Credentials) -> list[Tool]:
+        """The tools that the caller may use, by name."""
+        return [self.tools.get(cred, name) for name in self.tools.names(cred)]

@@ -1,0 +1,102 @@
+"""The tool table: registration, and the one way to run a tool."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import (
+    ExistsError,
+    KernelError,
+    TimeoutExpiredError,
+    ToolFailedError,
+    UnknownToolError,
+)
+from nexusfs.contracts.tool import Tool, ToolContext, ToolResult, new_call_id
+from nexusfs.contracts.words import nearest
+from nexusfs.kernel.arguments import validate_arguments_async
+
+log = logging.getLogger(__name__)
+
+
+class ToolTable:
+    """All registered tools, by name.
+
+    `context_of` makes the context of a call from the caller's credentials and the call id;
+    `allowed` says whether the caller may use a tool: what he may not use does not exist for him.
+    """
+
+    def __init__(
+        self,
+        context_of: Callable[[Credentials, str], ToolContext],
+        allowed: Callable[[Credentials, str], bool],
+    ) -> None:
+        """An empty table."""
+        self._tools: dict[str, Tool] = {}
+        self._context_of = context_of
+        self._allowed = allowed
+        self.running = 0
+
+    def register(self, tool: Tool) -> None:
+        """Adds a tool. ExistsError EEXIST for a name that is taken."""
+        if tool.name in self._tools:
+            raise ExistsError(f"tool already registered: {tool.name!r}")
+        self._tools[tool.name] = tool
+
+    def all_names(self) -> list[str]:
+        """Every registered name, sorted."""
+        return sorted(self._tools)
+
+    def names(self, cred: Credentials) -> list[str]:
+        """The tools that the caller may use, sorted."""
+        return [name for name in self.all_names() if self._allowed(cred, name)]
+
+    def get(self, cred: Credentials, name: str) -> Tool:
+        """The tool. UnknownToolError ENOENT, naming the nearest, also for one that is denied."""
+        tool = self._tools.get(name)
+        if tool is None or not self._allowed(cred, name):
+            near = nearest(name, self.names(cred))
+            hint = f"did you mean {near!r}?" if near else "ls dispatch lists what there is"
+            raise UnknownToolError(f"no tool {name!r}: {hint}")
+        return tool
+
+    async def dispatch(
+        self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None,
+        *, size_bytes: int = 0,
+    ) -> ToolResult:  # fmt: skip
+        """Runs a tool with the caller's rights; `size_bytes` is the size of the arguments as text.
+
+        Raises:
+            UnknownToolError: ENOENT.
+            InvalidError: EINVAL, the arguments do not fit the schema.
+            TimeoutExpiredError: ETIMEDOUT, over the tool's timeout; the call was cancelled.
+
+        A tool that fails gives a result with `error` set, whatever it raised. Suspends for as
+        long as the tool runs; cancelling cancels the tool.
+        """
+        tool = self.get(cred, name)
+        await validate_arguments_async(tool.input_schema, arguments, size_bytes)
+        context = self._context_of(cred, call_id or new_call_id())
+        started = time.perf_counter()
+        output: str | bytes = ""
+        error: str | None = None
+        self.running += 1
+        try:
+            with trio.fail_after(tool.timeout_s):
+                output = await tool.run(context, **arguments)
+        except trio.TooSlowError:
+            raise TimeoutExpiredError(
+                f"{name} took over {tool.timeout_s:g} s and was cancelled"
+            ) from None
+        except (ToolFailedError, KernelError) as exc:
+            error = str(exc)
+        except Exception as exc:
+            log.exception("tool %s failed unexpectedly", name)
+            error = f"internal error: {type(exc).__name__}"
+        finally:
+            self.running -= 1
+        duration_ms = (time.perf_counter() - started) * 1000
+        return ToolResult(context.call_id, name, output, error, duration_ms)

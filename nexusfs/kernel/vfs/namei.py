@@ -1,0 +1,113 @@
+"""Path walks: from a path and credentials to a node."""
+
+import os
+
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import (
+    InvalidError,
+    NameTooLongError,
+    NotDirectoryError,
+    NotFoundError,
+    SymlinkLoopError,
+)
+from nexusfs.contracts.node import PATH_MAX, At, Node, Stat, Where
+from nexusfs.kernel.permission import check
+from nexusfs.kernel.vfs.mounts import MountTable
+
+SYMLINKS_MAX = 40
+"""Symlinks followed in one walk. Source: Linux MAXSYMLINKS."""
+
+
+class Walker:
+    """Walks paths over a mount table, checking search permission on every directory."""
+
+    def __init__(self, mounts: MountTable) -> None:
+        """Walks start at the root of `mounts`."""
+        self._mounts = mounts
+
+    async def step(self, cred: Credentials, parent: Node, name: bytes) -> Node:
+        """One name of one directory; the caller may search it."""
+        st = await parent.stat()
+        if not st.is_dir:
+            raise NotDirectoryError("not a directory")
+        check(cred, st, os.X_OK, name)
+        return await self._mounts.lookup(cred, parent, name)
+
+    async def node(self, cred: Credentials, where: Where, *, follow: bool = True) -> Node:
+        """The node that `where` leads to; the last symlink is followed only if `follow`.
+
+        Raises:
+            NotFoundError: ENOENT. NotDirectoryError: ENOTDIR. AccessError: EACCES.
+            SymlinkLoopError: ELOOP, over 40 symlinks. NameTooLongError: ENAMETOOLONG.
+        """
+        if isinstance(where, Node):
+            return where
+        if isinstance(where, At):
+            return await self.step(cred, where.parent, where.name)
+        walk = _Walk(self, cred)
+        trail = await walk.trail([self._mounts.root], _parts(where), follow=follow)
+        return trail[-1]
+
+    async def parent(self, cred: Credentials, where: Where) -> tuple[Node, bytes]:
+        """The directory and the last name of `where`, which need not exist."""
+        if isinstance(where, At):
+            return where.parent, where.name
+        if isinstance(where, Node):
+            raise InvalidError("a name is needed, not a node")
+        parts = _parts(where)
+        while parts and parts[-1] == b".":
+            parts.pop()
+        if not parts or parts[-1] == b"..":
+            raise InvalidError("the path has no last name")
+        trail = await _Walk(self, cred).trail([self._mounts.root], parts[:-1], follow=True)
+        return trail[-1], parts[-1]
+
+
+class _Walk:
+    """One walk: the trail of directories passed, so that `..` works, and the symlinks followed."""
+
+    def __init__(self, walker: Walker, cred: Credentials) -> None:
+        self._walker = walker
+        self._cred = cred
+        self._links = 0
+
+    async def trail(self, trail: list[Node], parts: list[bytes], *, follow: bool) -> list[Node]:
+        for index, part in enumerate(parts):
+            if part == b".":
+                await _need_dir(trail[-1])
+            elif part == b"..":
+                trail = trail[:-1] or trail
+            else:
+                node = await self._walker.step(self._cred, trail[-1], part)
+                last = index == len(parts) - 1
+                trail = await self._enter(trail, node, follow=follow or not last)
+        return trail
+
+    async def _enter(self, trail: list[Node], node: Node, *, follow: bool) -> list[Node]:
+        if not follow or not (await node.stat()).is_link:
+            return [*trail, node]
+        self._links += 1
+        if self._links > SYMLINKS_MAX:
+            raise SymlinkLoopError("too many symlinks")
+        target = await node.readlink(self._cred)
+        start = trail[:1] if target.startswith(b"/") else trail
+        return await self.trail(start, _parts(target), follow=True)
+
+
+async def _need_dir(node: Node) -> Stat:
+    st = await node.stat()
+    if not st.is_dir:
+        raise NotDirectoryError("not a directory")
+    return st
+
+
+def _parts(path: str | bytes) -> list[bytes]:
+    raw = path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
+    if not raw:
+        raise NotFoundError("the path is empty")
+    if len(raw) > PATH_MAX:
+        raise NameTooLongError("a path may have 4096 bytes")
+    if b"\0" in raw:
+        raise InvalidError("a path may not contain NUL")
+    parts = [part for part in raw.split(b"/") if part]
+    return [*parts, b"."] if raw.endswith((b"/", b"/.")) else parts

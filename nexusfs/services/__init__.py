@@ -1,0 +1,1 @@
+"""Services beside the kernel: the agent's program, models, tools. Each may fail at boot alone."""

@@ -1,0 +1,159 @@
+"""Models that need no network: offline/echo, offline/script:PATH and offline/demo.
+
+`offline/echo` repeats the last user message. `offline/script:PATH` plays a script of turns (format
+in script.py) from a file of the host, in process. `offline/demo` is the stand-in of demo.py. Their
+tokens are characters / 4 and cost nothing.
+
+Concurrency: scripts are cached by path; two tasks that miss at once both read, and the last one
+stays. The file is read in a thread, since the path may lie on this kernel's own mount, and at most
+every `RECHECK_S`, since a thread costs more than a call.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+import trio
+
+from nexusfs.contracts.errors import InvalidError, ModelError
+from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Usage
+from nexusfs.services.llm.demo import demo_answer
+from nexusfs.services.llm.script import Script, ScriptedUsage, Turn, pieces_of, text_of, tokens_of
+
+OFFLINE = "offline"
+SCRIPT_PREFIX = "offline/script:"
+RECHECK_S = 0.1
+SCRIPT_BYTES = 64 * 1024 * 1024
+PIECES_A_STEP = 64
+"""Pieces between two checkpoints: a long text must not hold the loop up."""
+ATTEMPTS_KEPT = 10_000
+
+
+@dataclass(slots=True)
+class _Cached:
+    script: Script
+    stamp: tuple[int, int]
+    checked: float
+
+
+class OfflineModels:
+    """Answers `offline/…` calls in process."""
+
+    def __init__(self) -> None:
+        self._scripts: dict[str, _Cached] = {}
+        self._failed: dict[bytes, int] = {}
+        self._reads = trio.CapacityLimiter(4)
+
+    @staticmethod
+    def check(model: str) -> None:
+        """InvalidError EINVAL when there is no such offline model."""
+        if model not in ("offline/echo", "offline/demo") and not (
+            model.startswith(SCRIPT_PREFIX) and len(model) > len(SCRIPT_PREFIX)
+        ):
+            raise InvalidError(
+                f"model {model!r}: offline/demo, offline/echo and offline/script:PATH are there"
+            )
+
+    @property
+    def state(self) -> str:
+        """Always there."""
+        return "running"
+
+    async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        """The whole reply; its text goes to `observer` word by word. ModelError by the script."""
+        if call.model.startswith(SCRIPT_PREFIX):
+            turn = await self._scripted(call)
+        else:
+            answer: Callable[[ModelCall], Message] = demo_answer
+            message = echo(call) if call.model == "offline/echo" else answer(call)
+            turn = Turn.model_validate(message)
+        await _perform(turn, observer)
+        reply = turn.message()
+        claimed = turn.usage or ScriptedUsage(
+            input_tokens=tokens_of(call.messages), output_tokens=tokens_of([reply])
+        )
+        usage = Usage(claimed.input_tokens, claimed.output_tokens, 0.0)
+        return ModelReply(reply, usage, call.model, turn.finish)
+
+    async def _scripted(self, call: ModelCall) -> Turn:
+        """The turn of the script that answers; raises the error of a turn that fails."""
+        script = await self._script(call.model.removeprefix(SCRIPT_PREFIX))
+        turn = script.play(call.messages).turn
+        if turn.error is not None and self._still_fails(call, turn.error.times):
+            await trio.sleep(turn.delay_s)
+            raise turn.error.to_model_error()
+        return turn
+
+    def _still_fails(self, call: ModelCall, times: int | None) -> bool:
+        """Counts the attempts at the same transcript, where an error is to end after some."""
+        if times is None:
+            return True
+        key = sha256(json.dumps([call.model, call.messages]).encode()).digest()
+        failed = self._failed.get(key, 0)
+        if len(self._failed) > ATTEMPTS_KEPT:
+            self._failed.clear()
+        self._failed[key] = failed + 1
+        return failed < times
+
+    async def _script(self, path: str) -> Script:
+        cached = self._scripts.get(path)
+        now = trio.current_time()
+        if cached is not None and now < cached.checked + RECHECK_S:
+            await trio.lowlevel.checkpoint()
+            return cached.script
+        known = None if cached is None else cached.stamp
+        read = await trio.to_thread.run_sync(
+            _read_script, path, known, abandon_on_cancel=True, limiter=self._reads
+        )
+        if read is not None:
+            stamp, data = read
+            try:
+                script = Script.parse(data)
+            except InvalidError as exc:
+                raise ModelError(f"script {path!r}: {exc}", kind="bad_request") from None
+            cached = _Cached(script, stamp, now)
+            self._scripts[path] = cached
+        assert cached is not None  # None is only read for a known stamp
+        cached.checked = now
+        return cached.script
+
+
+def echo(call: ModelCall) -> Message:
+    """The text of the last user message."""
+    users = [message for message in call.messages if message.get("role") == "user"]
+    return {"content": text_of(users[-1]) if users else ""}
+
+
+async def _perform(turn: Turn, observer: ModelObserver) -> None:
+    """Streams the text with the delays of the turn; ModelError `cut` where it is to be cut."""
+    if turn.hang:
+        await trio.sleep_forever()
+    await trio.sleep(turn.delay_s)
+    pieces = pieces_of(turn.content or "")
+    stop = min((n for n in (turn.cut_after, turn.end_after) if n is not None), default=None)
+    for number, piece in enumerate(pieces[:stop]):
+        if turn.token_delay_s:
+            await trio.sleep(turn.token_delay_s)
+        elif number % PIECES_A_STEP == PIECES_A_STEP - 1:
+            await trio.lowlevel.checkpoint()
+        observer.text(piece)
+    if stop is not None:
+        raise ModelError("the script cut the stream", kind="cut", retryable=True)
+
+
+def _read_script(path: str, known: tuple[int, int] | None) -> tuple[tuple[int, int], bytes] | None:
+    """((mtime in ns, size), bytes) of a regular file; None when the stamp is the known one."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with open(fd, "rb") as file:
+            info = os.fstat(fd)
+            stamp = (info.st_mtime_ns, info.st_size)
+            if not stat.S_ISREG(info.st_mode) or info.st_size > SCRIPT_BYTES:
+                raise ModelError(f"not a script: {path!r}", kind="not_found")
+            return None if stamp == known else (stamp, file.read())
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "not a path"
+        raise ModelError(f"script {path!r}: {why}", kind="not_found") from None

@@ -1,0 +1,192 @@
+"""The model port: which model answers, how often it is tried, and what is tried after it."""
+
+import dataclasses
+import difflib
+import random
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+
+from nexusfs.contracts.errors import InvalidError, ModelError
+from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply
+from nexusfs.services.llm.client import AttemptError
+from nexusfs.services.llm.offline import OFFLINE, OfflineModels
+from nexusfs.services.llm.settings import check_settings
+
+DEFAULT_TIMEOUT_S = 600.0
+"""Of one silent wait for a provider. Source: the default of the openai client."""
+
+PROVIDER_KEYS: Mapping[str, str] = {
+    "anthropic": "ANTHROPIC_API_KEY",
+    "openai": "OPENAI_API_KEY",
+    "gemini": "GEMINI_API_KEY",
+    "mistral": "MISTRAL_API_KEY",
+    "groq": "GROQ_API_KEY",
+    "deepseek": "DEEPSEEK_API_KEY",
+    "xai": "XAI_API_KEY",
+    "openrouter": "OPENROUTER_API_KEY",
+    "together_ai": "TOGETHERAI_API_KEY",
+    "cohere": "COHERE_API_KEY",
+    "azure": "AZURE_API_KEY",
+    "bedrock": "AWS_ACCESS_KEY_ID",
+}
+"""The variable that litellm wants for a provider; one that is not named may need none."""
+
+
+class Attempts(Protocol):
+    """Makes single attempts at a call: WorkerClient, or a fake in tests."""
+
+    async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        """One attempt; ModelError EREMOTEIO when it fails."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """One line about it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How a failed attempt is tried again.
+
+    Attributes:
+        attempts: per model, the first one included.
+        first_s: wait before the second attempt; each further one is `factor` times longer.
+        most_s: longest wait that is not the provider's own wish.
+        jitter: each wait is longer by up to this fraction, so that agents do not come back
+        together. total_s: no wait begins that would end later than this after the call began.
+    """
+
+    attempts: int = 5
+    first_s: float = 0.5
+    factor: float = 2.0
+    most_s: float = 30.0
+    jitter: float = 0.25
+    total_s: float = 300.0
+
+    def wait_s(self, attempt: int, asked_s: float | None, chance: float) -> float:
+        """Seconds to wait after `attempt` (from 1); never less than the provider asked for."""
+        wait = min(self.most_s, self.first_s * self.factor ** (attempt - 1))
+        return max(wait, asked_s or 0.0) * (1 + self.jitter * chance)
+
+
+class ModelRouter:
+    """Answers model calls: offline models in process, all others by the worker. A ModelPort."""
+
+    def __init__(
+        self,
+        worker: Attempts,
+        *,
+        aliases: Mapping[str, str] | None = None,
+        default_model: str = "offline/demo",
+        key_names: Collection[str] = (),
+        backoff: Backoff | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """`key_names` are names of variables that the worker has keys for; never the keys.
+
+        `aliases` maps short names to `provider/model`; `chance` gives numbers in [0, 1).
+        """
+        self._worker = worker
+        self._offline: Attempts = OfflineModels()
+        self._aliases = dict(aliases or {})
+        self._default = default_model
+        self._key_names = frozenset(key_names)
+        self._backoff = backoff or Backoff()
+        self._chance = chance
+
+    def resolve(self, model: str | None) -> str:
+        """The `provider/model` that a name means; the default for None or an empty name.
+
+        Raises:
+            InvalidError: EINVAL, neither an alias nor `provider/model`; says what to write.
+        """
+        name = model or self._default
+        name = self._aliases.get(name, name)
+        provider, slash, rest = name.partition("/")
+        if not slash or not provider or not rest:
+            near = difflib.get_close_matches(name, self._aliases, n=1)
+            known = ", ".join(sorted(self._aliases))
+            hint = f"did you mean {near[0]!r}?" if near else f"aliases: {known or 'none'}"
+            raise InvalidError(
+                f"model {name!r}: write provider/model, as anthropic/… or offline/demo; {hint}"
+            )
+        if "://" in name and provider != OFFLINE:
+            raise InvalidError(f"model {name!r}: an address goes into model_settings.api_base")
+        if provider == OFFLINE:
+            OfflineModels.check(name)
+        return name
+
+    async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        """The whole reply, after retries, or of the first fallback that answers.
+
+        Raises:
+            InvalidError: EINVAL, the model's name or a setting is wrong.
+            ModelError: EREMOTEIO, all attempts failed; the last model's error.
+
+        Suspends for as long as the model takes. Cancelling closes the provider's connection.
+        """
+        check_settings(call.settings)
+        models = [self.resolve(name) for name in (call.model, *call.fallback_models)]
+        for number, model in enumerate(models):
+            settings = call.settings
+            if not model.startswith(f"{OFFLINE}/"):
+                settings = {"timeout": DEFAULT_TIMEOUT_S, **settings}
+            one = dataclasses.replace(call, model=model, settings=settings, fallback_models=())
+            try:
+                return await self._attempts(one, observer)
+            except ModelError as exc:
+                if not exc.retryable or number == len(models) - 1:
+                    raise
+                observer.retry(model, str(exc), 0.0)
+        raise AssertionError("there is always a first model")
+
+    async def _attempts(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        """One model, tried until it answers, fails for good, or time is up."""
+        source = self._offline if call.model.startswith(f"{OFFLINE}/") else self._worker
+        last_start = trio.current_time() + self._backoff.total_s
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await source.complete(call, observer)
+            except ModelError as exc:
+                if not exc.retryable or attempt >= self._backoff.attempts:
+                    raise
+                asked_s = exc.retry_after_s if isinstance(exc, AttemptError) else None
+                wait_s = self._backoff.wait_s(attempt, asked_s, self._chance())
+                if trio.current_time() + wait_s > last_start:
+                    raise
+                observer.retry(call.model, str(exc), wait_s)
+            await trio.sleep(wait_s)
+
+    def available(self) -> list[dict[str, Any]]:
+        """What can be used now: offline models, then each alias with what it lacks."""
+        rows = [
+            {"model": f"{OFFLINE}/{name}", "provider": OFFLINE, "ready": True, "why": ""}
+            for name in ("demo", "echo", "script:PATH")
+        ]
+        return rows + [self._row(alias, model) for alias, model in sorted(self._aliases.items())]
+
+    def _row(self, alias: str, model: str) -> dict[str, Any]:
+        provider = model.partition("/")[0]
+        key = PROVIDER_KEYS.get(provider)
+        lacks = key is not None and key not in self._key_names
+        why = (
+            f"{key} is neither in the environment of `nexusfs mount` nor in [keys]" if lacks else ""
+        )
+        return {
+            "model": model,
+            "alias": alias,
+            "provider": provider,
+            "ready": not lacks,
+            "why": why,
+        }
+
+    @property
+    def state(self) -> str:
+        """One line for sys/services."""
+        return self._worker.state

@@ -1,0 +1,17 @@
+"""The lines between the kernel and the model worker: JSON Lines over one stream socket.
+
+    kernel → worker   {"id": 1, "call": {"model", "messages", "tools", "settings"}}
+                      {"id": 1, "cancel": true}
+    worker → kernel   {"hello": {"pid": 77}}                  at once
+                      {"ready": {"litellm": "1.105.3", "import_s": 5.1}} or {"error": "…"}
+                      {"id": 1, "text": "Hel"}                any number
+                      {"id": 1, "reply": {"message", "usage", "model", "finish_reason"}}   last, or
+                      {"id": 1, "error": {"kind", "retryable", "message", "retry_after_s"}}  last
+
+A cancelled call sends nothing more. End of file from the kernel ends the worker.
+"""
+
+LINE_BYTES = 32 * 1024 * 1024
+"""Longest line in either direction: a spec is at most 4 MiB, a transcript has many of them."""
+
+CALL_KEYS = ("model", "messages", "tools", "settings")

@@ -1,0 +1,285 @@
+"""The model worker: a process of its own that makes litellm's calls for the kernel.
+
+    python -P -m nexusfs.services.llm.worker FD [ENV_FD] [CONFIG_PATH]
+
+FD is a stream socket to the kernel, ENV_FD a memfd with the user's environment as a JSON object
+(`-` for none), CONFIG_PATH a TOML file that may have a table `[keys]`. The lines are in wire.py.
+
+Concurrency: one asyncio loop for the whole life of the process, since litellm's HTTP sessions
+belong to a loop; one task a call, in `Worker.tasks` by id until it ends. A line is written whole,
+in one step, so tasks never mix. Cancelling a task closes its HTTP connection. The import of litellm
+runs in a thread: end of file, which ends the process at once, and cancels are seen meanwhile.
+"""
+
+import asyncio
+import ctypes
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from nexusfs.services.llm.assembly import Assembly, assistant_message
+from nexusfs.services.llm.failure import CutError, Failure, failure_of
+from nexusfs.services.llm.keys import Keys, ScrubbedStream, configured_keys, environment_of
+from nexusfs.services.llm.wire import LINE_BYTES
+
+log = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+"""Source: linux/prctl.h. The parent's death kills us; nobody of our user reads our memory."""
+
+FLUSH_S = 0.01
+"""Nobody reads faster; 200 streams then cost the kernel 100 wake-ups a second and not 10,000."""
+
+LITELLM_ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # no download at import
+    "LITELLM_MODE": "PRODUCTION",  # no .env file is read
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_TELEMETRY": "False",
+}
+
+
+class Worker:
+    """The calls in flight and the socket they answer on."""
+
+    def __init__(self, writer: asyncio.StreamWriter, keys: Keys) -> None:
+        self.writer = writer
+        self.keys = keys
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+        self._litellm = asyncio.ensure_future(asyncio.to_thread(import_litellm))
+        self._texts: dict[int, list[str]] = {}
+        self._flushed = 0.0
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Reads lines until end of file."""
+        self.send({"hello": {"pid": os.getpid()}})
+        announce = asyncio.create_task(self._announce())
+        while line := await reader.readline():
+            self._take(line)
+        announce.cancel()
+
+    def send(self, value: dict[str, Any]) -> None:
+        """Writes one line, whole, after all text that waits."""
+        self._flush()
+        self._write(value)
+
+    def text(self, number: int, piece: str) -> None:
+        """Queues a piece of text. It is written within FLUSH_S, at once when none was just before.
+
+        A line a token would cost the kernel a wake-up each, 0.1 ms of its one loop.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._texts:
+            loop.call_at(max(loop.time(), self._flushed + FLUSH_S), self._flush)
+        self._texts.setdefault(number, []).append(piece)
+
+    def _flush(self) -> None:
+        texts, self._texts = self._texts, {}
+        for number, pieces in texts.items():
+            self._write({"id": number, "text": "".join(pieces)})
+        self._flushed = asyncio.get_running_loop().time()
+
+    def _write(self, value: dict[str, Any]) -> None:
+        data = json.dumps(value, separators=(",", ":"), default=str).encode() + b"\n"
+        if len(data) > LINE_BYTES:
+            failure = Failure("bad_request", False, f"the reply is over {LINE_BYTES} bytes")
+            data = json.dumps({"id": value.get("id"), "error": failure.to_json()}).encode() + b"\n"
+        self.writer.write(data)
+
+    async def _announce(self) -> None:
+        started = time.monotonic()
+        try:
+            litellm = await asyncio.shield(self._litellm)
+        except Exception as exc:  # an import may raise anything; the calls say it too
+            self.send({"ready": {"error": self.keys.scrub(failure_of(exc).message)}})
+            return
+        took = round(time.monotonic() - started, 3)
+        self.send({"ready": {"litellm": version_of(litellm), "import_s": took}})
+
+    def _take(self, line: bytes) -> None:
+        """Starts or cancels a call; a bad line is logged and dropped."""
+        try:
+            request = json.loads(line)
+            number = int(request["id"])
+        except (ValueError, TypeError, KeyError):
+            log.warning("a line that is no request was dropped (%d bytes)", len(line))
+            return
+        if request.get("cancel"):
+            task = self.tasks.get(number)
+            if task is not None:
+                task.cancel()
+        else:
+            task = asyncio.create_task(self._answer(number, request.get("call") or {}))
+            self.tasks[number] = task
+            task.add_done_callback(lambda _: self.tasks.pop(number, None))
+
+    async def _answer(self, number: int, call: dict[str, Any]) -> None:
+        try:
+            reply = await self._call(number, call)
+        except asyncio.CancelledError:
+            self._texts.pop(number, None)
+        except BaseException as exc:  # whatever a provider's client raises is an answer too
+            failure = failure_of(exc)
+            log.debug("call %d failed", number, exc_info=exc)
+            message = self.keys.scrub(failure.message)
+            self.send({"id": number, "error": {**failure.to_json(), "message": message}})
+        else:
+            self.send({"id": number, "reply": reply})
+
+    async def _call(self, number: int, call: dict[str, Any]) -> dict[str, Any]:
+        litellm = await asyncio.shield(self._litellm)
+        arguments = self._arguments(call)
+        answer = await litellm.acompletion(**arguments)
+        if not arguments["stream"]:
+            return reply_of(litellm, call, *whole_answer(answer))
+        assembly = Assembly()
+        try:
+            async for chunk in answer:
+                piece = assembly.add(chunk)
+                if piece:
+                    self.text(number, piece)
+                    await self.writer.drain()
+        finally:
+            await answer.aclose()
+        if getattr(answer, "received_finish_reason", assembly.finish_reason) is None:
+            raise CutError("the stream ended before the model had finished")
+        return reply_of(litellm, call, assembly.message(), assembly.usage, assembly.finish_reason)
+
+    def _arguments(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of litellm; the kernel's own retries are the only ones."""
+        settings = dict(call.get("settings") or {})
+        stream = settings.pop("stream", True) is not False
+        arguments = {
+            **settings,
+            **self.keys.for_base(settings),
+            "model": call["model"],
+            "messages": call["messages"],
+            "stream": stream,
+            "num_retries": 0,
+            "max_retries": 0,
+        }
+        if call.get("tools"):
+            arguments["tools"] = call["tools"]
+        if stream:
+            arguments["stream_options"] = {"include_usage": True}
+        return arguments
+
+
+def import_litellm() -> Any:
+    """The module, quiet, with no telemetry, and with no retries of its own. Takes 4 to 10 s."""
+    litellm: Any = importlib.import_module("litellm")
+    litellm.telemetry = False
+    litellm.suppress_debug_info = True
+    litellm.num_retries = 0
+    litellm.modify_params = True  # Anthropic refuses a history with tool calls and no `tools`
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.ERROR)
+    return litellm
+
+
+def version_of(litellm: Any) -> str:
+    """The version of litellm, as its package says."""
+    try:
+        return importlib.metadata.version("litellm")
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(litellm, "__version__", "unknown"))
+
+
+def whole_answer(answer: Any) -> tuple[dict[str, Any], Any, str | None]:
+    """(message, usage, finish reason) of an answer that was not streamed."""
+    choice = answer.choices[0]
+    calls = [
+        {
+            "id": call.id or "",
+            "name": call.function.name or "",
+            "arguments": call.function.arguments,
+        }
+        for call in choice.message.tool_calls or ()
+    ]
+    message = assistant_message(choice.message.content, calls)
+    return message, getattr(answer, "usage", None), choice.finish_reason
+
+
+def reply_of(
+    litellm: Any, call: dict[str, Any], message: dict[str, Any], usage: Any, finish: str | None
+) -> dict[str, Any]:
+    """The `reply` object of the wire; tokens that nobody counted are characters / 4."""
+    return {
+        "message": message,
+        "model": call["model"],
+        "finish_reason": finish,
+        "usage": {
+            "input_tokens": _count(usage, "prompt_tokens", call["messages"]),
+            "output_tokens": _count(usage, "completion_tokens", message),
+            "cost_usd": cost_of(litellm, call["model"], usage),
+        },
+    }
+
+
+def _count(usage: Any, name: str, said: Any) -> int:
+    counted = getattr(usage, name, None)
+    return counted if isinstance(counted, int) else max(1, len(json.dumps(said)) // 4)
+
+
+def cost_of(litellm: Any, model: str, usage: Any) -> float | None:
+    """US dollars; None when litellm's table has no price for the model, or nobody counted."""
+    try:
+        entry = litellm.model_cost[litellm.get_model_info(model)["key"]]
+        if usage is None or not any("cost_per" in name for name in entry):
+            return None
+        return float(sum(litellm.cost_per_token(model=model, usage_object=usage)))
+    except Exception:  # an unknown model is a bare Exception in litellm
+        return None
+
+
+async def serve(sock: socket.socket, keys: Keys) -> None:
+    """Answers on `sock` until its end of file."""
+    reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_BYTES)
+    try:
+        await Worker(writer, keys).serve(reader)
+    except (ConnectionError, ValueError) as exc:  # ValueError: a line over the limit
+        log.error("the kernel's line is unusable: %s", exc)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the worker; never returns."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    sock = socket.socket(fileno=int(argv[0]))
+    sock.set_inheritable(False)
+    environment = environment_of(int(argv[1])) if len(argv) > 1 and argv[1] != "-" else {}
+    keys = Keys(environment, configured_keys(argv[2] if len(argv) > 2 else None))
+    os.environ.update(keys.variables)
+    os.environ.update(LITELLM_ENVIRONMENT)
+    os.dup2(2, 1)  # a stray print goes to the log
+    sys.stdout = sys.stderr = ScrubbedStream(sys.stderr, keys)
+    logging.basicConfig(
+        level=logging.WARNING,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        asyncio.run(until_eof(sock, keys))
+    finally:
+        os._exit(0)
+
+
+async def until_eof(sock: socket.socket, keys: Keys) -> None:
+    """Serves, then ends the process at once: no thread of a library may hold it up."""
+    await serve(sock, keys)
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

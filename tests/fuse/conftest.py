@@ -1,0 +1,66 @@
+"""A real mount for the tests: `mnt` is one for each module, `Mounts` makes further ones."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NEXUSFS = str(Path(sys.executable).parent / "nexusfs")
+
+
+class Mounts:
+    """Mounts stores in a directory of its own, and unmounts what is left."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._mounted: list[Path] = []
+
+    def mount(self, name: str = "a", *options: str, env: dict[str, str] | None = None) -> Path:
+        mnt = self.directory / f"mnt-{name}"
+        mnt.mkdir(exist_ok=True)
+        done = self.run("mount", str(mnt), "--store", str(self.store(name)), *options, env=env)
+        assert done.returncode == 0, done.stderr
+        self._mounted.append(mnt)
+        return mnt
+
+    def store(self, name: str = "a") -> Path:
+        return self.directory / f"store-{name}"
+
+    def umount(self, mnt: Path, *options: str) -> None:
+        done = self.run("umount", *options, str(mnt))
+        assert done.returncode == 0, done.stderr
+        self._mounted.remove(mnt)
+
+    def run(
+        self, *arguments: str, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("NEXUSFS_")}
+        clean["XDG_CONFIG_HOME"] = str(self.directory / "config")
+        return subprocess.run(
+            [NEXUSFS, *arguments], env={**clean, **(env or {})}, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        for mnt in self._mounted:
+            self.run("umount", "-l", str(mnt))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fuse_device() -> None:
+    assert os.path.exists("/dev/fuse"), "these tests really mount: /dev/fuse is missing here"
+
+
+@pytest.fixture(scope="module")
+def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounts]:
+    made = Mounts(tmp_path_factory.mktemp("fuse"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def mnt(mounts: Mounts) -> Path:
+    return mounts.mount()

@@ -1,0 +1,100 @@
+"""offline/echo and offline/script."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from nexusfs.contracts.errors import ModelError
+from nexusfs.services.llm.offline import OfflineModels
+
+
+def write(path: Path, turns: Any) -> str:
+    path.write_text(json.dumps(turns))
+    return f"offline/script:{path}"
+
+
+async def test_echo_repeats_the_last_user_message(calls: Any, observer: Any) -> None:
+    reply = await OfflineModels().complete(calls.of("hello there", "offline/echo"), observer)
+
+    assert reply.message == {"role": "assistant", "content": "hello there"}
+    assert observer.pieces == ["hello ", "there"]
+    assert reply.usage.cost_usd == 0.0
+    assert reply.usage.input_tokens == reply.usage.output_tokens == 2
+
+
+async def test_a_script_plays_tool_calls_as_a_provider_sends_them(
+    tmp_path: Path, calls: Any, observer: Any
+) -> None:
+    model = write(
+        tmp_path / "s.json", [{"tool_calls": [{"name": "ls", "arguments": {"path": "/"}}]}]
+    )
+
+    reply = await OfflineModels().complete(calls.of("x", model), observer)
+
+    function = reply.message["tool_calls"][0]["function"]
+    assert function == {"name": "ls", "arguments": '{"path":"/"}'}
+    assert reply.message["content"] is None
+
+
+async def test_a_delay_is_waited_for(
+    tmp_path: Path, calls: Any, observer: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    model = write(tmp_path / "s.json", [{"content": "a b", "delay_s": 30, "token_delay_s": 5}])
+    start = trio.current_time()
+
+    await OfflineModels().complete(calls.of("x", model), observer)
+
+    assert trio.current_time() - start == pytest.approx(40)
+
+
+async def test_an_error_with_times_ends_after_them(
+    tmp_path: Path, calls: Any, observer: Any
+) -> None:
+    model = write(tmp_path / "s.json", [{"status": 503, "times": 1, "content": "now"}])
+    models = OfflineModels()
+
+    with pytest.raises(ModelError) as caught:
+        await models.complete(calls.of("x", model), observer)
+    reply = await models.complete(calls.of("x", model), observer)
+
+    assert (caught.value.kind, caught.value.retryable) == ("server", True)
+    assert reply.message["content"] == "now"
+
+
+async def test_a_cut_gives_its_text_and_then_fails(
+    tmp_path: Path, calls: Any, observer: Any
+) -> None:
+    model = write(tmp_path / "s.json", [{"content": "a b c", "cut_after": 2}])
+
+    with pytest.raises(ModelError, match="cut") as caught:
+        await OfflineModels().complete(calls.of("x", model), observer)
+
+    assert observer.pieces == ["a ", "b "]
+    assert caught.value.kind == "cut"
+
+
+async def test_a_changed_script_is_read_again(
+    tmp_path: Path, calls: Any, observer: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    models = OfflineModels()
+    model = write(tmp_path / "s.json", [{"content": "old"}])
+    await models.complete(calls.of("x", model), observer)
+
+    write(tmp_path / "s.json", [{"content": "newer"}])
+    await trio.sleep(1)
+    reply = await models.complete(calls.of("x", model), observer)
+
+    assert reply.message["content"] == "newer"
+
+
+@pytest.mark.parametrize("path", ["/nowhere/s.json", "/dev/zero", "/", "a\0b"])
+async def test_a_path_that_is_no_script_is_a_model_error(
+    path: str, calls: Any, observer: Any
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        await OfflineModels().complete(calls.of("x", f"offline/script:{path}"), observer)
+
+    assert caught.value.kind == "not_found"
