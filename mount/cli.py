@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,14 +18,19 @@ from nexusfs.boot import environment
 UMOUNT_WAIT_S = 30.0
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n  nexusfs mount ~/nexus\n"
+    "  nexusfs mount /mnt/nexus --store /srv/nexus --allow-other"
+)
 @click.argument("mnt", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--store", type=click.Path(file_okay=False, path_type=Path), help="Directory of the store."
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr.")
 @click.option("--allow-other", is_flag=True, help="Let other users, and containers, use the mount.")
-@click.option("-o", "options", multiple=True, help="allow_other, store=DIR (as in fstab).")
+@click.option(
+    "-o", "options", multiple=True, help="allow_other, auto_unmount, store=DIR (as in fstab)."
+)
 @click.option(
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="Configuration file."
 )
@@ -32,13 +38,7 @@ def mount(
     mnt: Path, store: Path | None, foreground: bool, allow_other: bool, options: tuple[str, ...],
     config: Path | None,
 ) -> None:  # fmt: skip
-    r"""Mount a store at MNT, and return when the mount answers.
-
-    \b
-    Examples:
-      nexusfs mount ~/nexus                  the store of your data directory
-      nexusfs mount /mnt/nexus --store /srv/nexus --allow-other
-    """
+    """Mount a store at MNT, and return when the mount answers."""
     fstab = _fstab_options(options)
     store = (
         store or (Path(fstab["store"]) if "store" in fstab else environment.default_store())
@@ -52,7 +52,8 @@ def mount(
     env_fd = environment.sealed_environment()
     told = {
         "mountpoint": str(mnt.absolute()), "store": str(store), "config": str(path.absolute()),
-        "allow_other": allow_other or "allow_other" in fstab, "foreground": foreground,
+        "allow_other": allow_other or "allow_other" in fstab,
+        "auto_unmount": "auto_unmount" in fstab, "foreground": foreground,
         "log_file": str(store / "nexusfs.log"), "env_fd": env_fd, "ready_fd": write_end,
         "key_names": environment.key_names(),
     }  # fmt: skip
@@ -80,22 +81,19 @@ def mount(
         raise click.ClickException(text or f"the daemon died; see {store / 'nexusfs.log'}")
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  nexusfs umount ~/nexus\n  nexusfs umount -l ~/nexus")
 @click.argument("mnt", type=click.Path(path_type=Path))
 @click.option("-l", "--lazy", is_flag=True, help="Detach even when files are open.")
 def umount(mnt: Path, lazy: bool) -> None:
-    r"""Unmount MNT; returns when the daemon is gone and the store is free.
-
-    \b
-    Examples:
-      nexusfs umount ~/nexus
-      nexusfs umount -l ~/nexus      also when files are open
-    """
+    """Unmount MNT; returns when the daemon is gone and the store is free."""
     mnt = mnt.absolute()
     pid = 0 if is_dead(mnt) else _daemon_pid(mnt)
     fault = run_unmount(mnt, lazy=lazy or pid == 0)
     if fault:
         raise click.ClickException(fault)
+    if pid and lazy:  # open files keep the connection alive: tell the daemon
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + UMOUNT_WAIT_S
     while pid and _alive(pid):
         if time.monotonic() > deadline:
@@ -103,14 +101,9 @@ def umount(mnt: Path, lazy: bool) -> None:
         time.sleep(0.01)
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  nexusfs doctor")
 def doctor() -> None:
-    r"""Say what this machine lacks to mount, and how to get it; 1 when something is missing.
-
-    \b
-    Example:
-      nexusfs doctor
-    """
+    """Say what this machine lacks to mount, and how to get it; 1 when something is missing."""
     checks = [
         ("/dev/fuse", os.path.exists("/dev/fuse"), "modprobe fuse; or --device /dev/fuse"),
         ("/dev/fuse can be opened", _opens("/dev/fuse"), "chmod 666 /dev/fuse, or be root"),
@@ -136,9 +129,11 @@ def _fstab_options(options: tuple[str, ...]) -> dict[str, str]:
     found = {key: value for key, _, value in pairs}
     for key in ("rw", "auto", "noauto", "user", "nofail", "_netdev", "nosuid", "nodev", "defaults"):
         found.pop(key, None)
-    unknown = sorted(set(found) - {"allow_other", "store"})
+    unknown = sorted(set(found) - {"allow_other", "auto_unmount", "store"})
     if unknown:
-        raise click.ClickException(f"unknown mount option {unknown[0]!r}: allow_other, store=DIR")
+        raise click.ClickException(
+            f"unknown mount option {unknown[0]!r}: allow_other, auto_unmount, store=DIR"
+        )
     return found
 
 

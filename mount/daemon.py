@@ -4,6 +4,7 @@ Its environment holds no provider key: those are in a sealed memfd whose number 
 the model worker unread.
 """
 
+import ctypes
 import json
 import logging
 import logging.handlers
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from mount.session import MountOptions, serve
+from mount.session import MountOptions, mount_options, serve
 from mount.unmount import unmount_dead
 from nexusfs.boot.boot import BootOptions, running_kernel
 from nexusfs.boot.config import Config, load_config
@@ -38,6 +39,7 @@ class DaemonOptions:
     store: str
     config: str
     allow_other: bool
+    auto_unmount: bool
     foreground: bool
     log_file: str
     env_fd: int
@@ -50,6 +52,7 @@ def main() -> int:
     options = DaemonOptions(**json.loads(sys.argv[1]))
     os.set_inheritable(options.env_fd, False)
     os.set_inheritable(options.ready_fd, False)
+    _hide_memory()
     try:
         config = load_config(Path(options.config))
         _log_to(options, config)
@@ -67,6 +70,15 @@ def main() -> int:
     return 0
 
 
+def _hide_memory() -> None:
+    """Keeps processes of the same user from this one's memory and descriptors (the keys' memfd).
+
+    Source: prctl(2), PR_SET_DUMPABLE.
+    """
+    pr_set_dumpable = 4
+    ctypes.CDLL(None).prctl(pr_set_dumpable, 0)
+
+
 def first_cause(exc: BaseException) -> BaseException:
     """The first exception inside nested groups; the exception itself when it is none."""
     while isinstance(exc, BaseExceptionGroup):
@@ -79,7 +91,11 @@ async def _run(options: DaemonOptions, config: Config) -> None:
         Path(options.store), config, Path(options.config), options.env_fd, tuple(options.key_names),
         _log_fd(options),
     )  # fmt: skip
-    mounting = MountOptions(Path(options.mountpoint), options.allow_other, _info(options, config))
+    mounting = MountOptions(
+        Path(options.mountpoint),
+        mount_options(allow_other=options.allow_other, auto_unmount=options.auto_unmount),
+        _info(options, config),
+    )
     async with running_kernel(boot) as kernel:
         kernel.on_reload.append(lambda config: logging.getLogger().setLevel(config.log_level))
         await serve(kernel, mounting, lambda: _tell(options.ready_fd, "ok"))

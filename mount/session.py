@@ -11,6 +11,7 @@ import pyfuse3
 import trio
 import trio.lowlevel
 
+from mount import loop
 from mount.invalidate import Invalidator
 from mount.operations import Operations
 from nexusfs.boot.config import load_config
@@ -28,19 +29,23 @@ class MountOptions:
     """Where and how to mount; `info` is what sys/mounts shows beside the mount point."""
 
     mountpoint: Path
-    allow_other: bool
+    fuse: set[str]
     info: dict[str, Any]
 
 
-def mount_options(*, allow_other: bool) -> set[str]:
+def mount_options(*, allow_other: bool, auto_unmount: bool) -> set[str]:
     """The options of the FUSE mount.
 
     default_permissions: Linux checks the permission bits, with all groups, before it asks.
-    auto_unmount: a helper unmounts when the daemon dies, so callers get an error, not an
-    empty directory.
+    auto_unmount is off unless asked for: with it, a killed daemon leaves a directory that looks
+    empty; without it callers get ENOTCONN, and the next mount or umount cleans up.
     """
-    options = {"fsname=nexusfs", "subtype=nexusfs", "default_permissions", "auto_unmount"}
-    return options | {"allow_other"} if allow_other else options
+    options = {"fsname=nexusfs", "subtype=nexusfs", "default_permissions"}
+    if allow_other:
+        options.add("allow_other")
+    if auto_unmount:
+        options.add("auto_unmount")
+    return options
 
 
 async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]) -> None:
@@ -52,9 +57,7 @@ async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]
     root = kernel.backing.root
     operations = Operations(kernel.syscalls, root)
     try:
-        pyfuse3.init(
-            operations, str(options.mountpoint), mount_options(allow_other=options.allow_other)
-        )
+        pyfuse3.init(operations, str(options.mountpoint), options.fuse)
     except RuntimeError as exc:
         raise UnavailableError(
             f"cannot mount at {options.mountpoint}: {exc}; try nexusfs doctor"
@@ -79,6 +82,7 @@ async def _serve(
             await nursery.start(_handle_signals, kernel, operations)
             nursery.start_soon(operations.blocked.watch)
             nursery.start_soon(_when_serving, ready)
+            loop.install()
             await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
     finally:

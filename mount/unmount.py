@@ -9,9 +9,12 @@ log = logging.getLogger(__name__)
 
 
 def is_dead(mountpoint: Path) -> bool:
-    """True for a mount point whose daemon died (ENOTCONN)."""
+    """True for a mount point whose daemon died (ENOTCONN).
+
+    statvfs always asks the daemon; stat may be answered from Linux's cache for an hour.
+    """
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)
     except FileNotFoundError:
         return False
     except OSError:

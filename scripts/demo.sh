@@ -1,82 +1,89 @@
 #!/bin/sh
-# The tour of `make demo`: prints each shell line, then runs it, and stops with an error at the first
-# that fails. Everything is in a temporary directory, which goes at the end.
-# Lines are given in single quotes, to be expanded when they run:
-# shellcheck disable=SC2016
+# The main job, shown: mount, spawn an agent with echo, run a tool with echo, remount, see it all.
+# Each line is printed before it runs; the first one that fails ends the demo with its status.
 set -eu
+
 cd "$(dirname "$0")/.."
-repo=$(pwd -P)
-PATH=$repo/.venv/bin:$PATH
+here=$(pwd)
+PATH="$here/.venv/bin:$PATH"
 work=$(mktemp -d)
-store=$work/store
-mnt=$work/mnt
-mkdir "$mnt"
+NEXUSFS_MNT="$work/nexus"
+XDG_CONFIG_HOME="$work/config" # the demo shows a fresh installation, not your configuration
+export PATH NEXUSFS_MNT XDG_CONFIG_HOME here work
 
 finish() {
     status=$?
-    trap - EXIT
     cd /
-    if grep -q " $mnt " /proc/self/mounts; then nexusfs umount "$mnt" || status=1; fi
+    nexusfs umount -l "$work/nexus" >/dev/null 2>&1 || true
     rm -rf "$work"
-    [ $status = 0 ] || echo "demo: failed" >&2
-    exit $status
+    if [ "$status" -eq 0 ]; then
+        echo "demo: all of it worked"
+    else
+        echo "demo: the line above failed with status $status" >&2
+    fi
+    exit "$status"
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-say() { printf '\n# %s\n' "$*"; }
+# Prints a line, runs it in this shell, and stops the demo when it fails.
 run() {
-    printf '$ %s\n' "$1"
+    printf '\n$ %s\n' "$1"
     eval "$1"
 }
-# refused LINE: the line must fail.
-refused() {
-    printf '$ %s\n' "$1"
-    if (eval "$1"); then
-        echo "demo: that should have failed" >&2
+
+# Prints a line, runs it, and stops unless its output has the text.
+expect() {
+    text=$1
+    printf '\n$ %s\n' "$2"
+    output=$(eval "$2")
+    printf '%s\n' "$output"
+    case $output in
+    *"$text"*) ;;
+    *)
+        echo "demo: expected to read '$text' there" >&2
         exit 1
-    fi
+        ;;
+    esac
 }
 
-say "A store, mounted; the command returns when the mount answers."
-run "nexusfs mount $mnt --store $store"
-run "cd $mnt"
-run "mkdir docs"
-run "cp $repo/README.md $repo/LICENSE $repo/pyproject.toml docs/"
-run "ls"
+run 'mkdir "$work/nexus"'
+run 'nexusfs mount "$work/nexus" --store "$work/store"'
+run 'cd "$work/nexus"'
+run 'ls'
+run 'mkdir texts && cp "$here"/README.md "$here"/LICENSE texts/'
 
-say "An agent is started by echo. offline/demo is no language model: it follows rules."
-run "echo '{\"model\": \"offline/demo\", \"task\": \"list /docs, then find Apache in /docs/LICENSE\"}' > proc/spawn"
-run 'pid=$(readlink proc/.last)'
+echo
+echo "# An agent: write a spec, read its pid, follow it. No key is configured, so the"
+echo "# built-in stand-in answers; a spec with \"model\": \"anthropic/...\" would use a real one."
+run "exec 3<>proc/spawn"
+run "echo '{\"name\": \"demo\", \"model\": \"offline/demo\", \"task\": \"find Contribution in /texts\"}' >&3"
+run 'read -r pid <&3; exec 3>&-; echo "pid $pid"'
+run 'cat proc/$pid/events_pipe'
+expect "$pid 0 done" 'cat proc/$pid/wait'
+expect 'stopped' 'cat proc/$pid/status'
+expect 'LICENSE' 'cat proc/$pid/result'
 
-say "Its events, as they come; the stream ends with the agent."
-run 'cut -c 1-150 proc/$pid/events_pipe'
-run 'cat proc/$pid/wait'
-run 'cat proc/$pid/status'
-run 'cat proc/$pid/result'
-run '[ "$(cat proc/$pid/exit_code)" = 0 ]'
+echo
+echo "# A tool, called by you: write its arguments, read its reply."
+run "echo '{\"pattern\": \"NexusFS is\", \"path\": \"/texts\"}' > dispatch/grep"
+expect '"success": true' 'cat dispatch/.last'
 
-say "A tool is called by echo too; its reply is read from .last, or from the same handle."
-run "echo '{\"pattern\": \"pyfuse3\", \"path\": \"/docs/pyproject.toml\"}' > dispatch/grep"
-run "cat dispatch/.last"
-run "grep -q '\"success\": true' dispatch/.last"
+echo
+echo "# A mistake: the write fails, and a file says what to write instead."
+run "! echo '{\"modle\": \"offline/demo\"}' > proc/spawn"
+expect "did you mean 'model'" 'tail -n 1 sys/error_log'
 
-say "A mistake fails the write itself, and the log says what to write instead."
-refused "echo '{\"modle\": \"offline/demo\"}' > proc/spawn"
-run "tail -n 1 sys/error_log"
-
-say "Unmounted and mounted again, everything is still there."
-run "cd /"
-run "nexusfs umount $mnt"
-run "nexusfs mount $mnt --store $store"
-run "cd $mnt"
-run "cmp docs/LICENSE $repo/LICENSE"
-run 'head -n 3 proc/$pid/status'
-run 'cat proc/$pid/result'
-
-say "The same by command."
-run "nexusfs run 'list /docs'"
-run "nexusfs ps"
-run "nexusfs call grep pattern=Apache path=/docs/LICENSE"
-
-say "Done. Try: .venv/bin/nexusfs mount MNT"
+echo
+echo "# Unmount, mount again: files, agents and their transcripts are still there."
+run 'cd /'
+run 'nexusfs umount "$work/nexus"'
+run 'nexusfs mount "$work/nexus" --store "$work/store"'
+run 'cd "$work/nexus"'
+run 'cmp texts/LICENSE "$here/LICENSE"'
+expect "$pid 0 done" 'cat proc/$pid/wait'
+expect 'LICENSE' 'cat proc/$pid/result'
+expect 'tool_calls' 'head -n 2 proc/$pid/messages.jsonl'
+run 'nexusfs ps'
+run 'cd /'
+run 'nexusfs umount "$work/nexus"'

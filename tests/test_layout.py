@@ -28,7 +28,7 @@ DOORS_OF_THE_KERNEL = {"nexusfs.kernel.syscalls", "nexusfs.kernel.bound"}
 
 # One place reads it for the kernel. The worker is a process of its own: litellm takes its switches
 # from the environment alone.
-ENVIRONMENT_READERS = {"nexusfs/boot/config.py", "nexusfs/services/llm/worker.py"}
+ENVIRONMENT_READERS = {"nexusfs/boot/environment.py", "nexusfs/services/llm/worker.py"}
 
 
 @cache

@@ -1,9 +1,12 @@
 """Boot: opens the store, wires the kernel, starts the services, and runs until told to stop."""
 
 import contextlib
+import importlib
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -11,12 +14,15 @@ import trio
 from nexusfs.boot.config import Config
 from nexusfs.boot.first_boot import own_credentials, populate
 from nexusfs.boot.kernel import Backing, Kernel
-from nexusfs.contracts.errors import UnavailableError
+from nexusfs.contracts.agent import AgentSpec
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import NotPermittedError, UnavailableError
 from nexusfs.drivers.store_local import open_store
 from nexusfs.fs.storefs import StoreFS
 from nexusfs.services.agent.program import AgentProgram
 from nexusfs.services.llm.client import WorkerClient, WorkerSetup
 from nexusfs.services.llm.router import ModelRouter
+from nexusfs.services.llm.settings import check_settings
 from nexusfs.services.tools import BUILTIN
 
 log = logging.getLogger(__name__)
@@ -67,6 +73,23 @@ async def running_kernel(options: BootOptions) -> AsyncIterator[Kernel]:
         store.close()
 
 
+def check_spec(router: ModelRouter, cred: Credentials, spec: AgentSpec) -> None:
+    """Refuses at spawn what the first model call would refuse.
+
+    Raises:
+        InvalidError: EINVAL, a model's name or a setting.
+        NotPermittedError: EPERM, a script of the host, from another user than the kernel's own:
+            the kernel would open it with its own rights.
+    """
+    check_settings(spec.model_settings)
+    for name in (spec.model, *spec.fallback_models):
+        model = router.resolve(name)
+        if model.startswith("offline/script:") and cred.uid != os.getuid():
+            raise NotPermittedError(
+                "offline/script is for the user who mounted: it reads host files"
+            )
+
+
 class _Services:
     """Starts each service; what fails is degraded and named, and the kernel boots without it."""
 
@@ -98,6 +121,9 @@ class _Services:
     async def _tools(self) -> None:
         for tool in BUILTIN:
             self._kernel.tools.register(tool)
+        for name in self._options.config.tool_modules:
+            for tool in importlib.import_module(name).TOOLS:
+                self._kernel.tools.register(tool)
 
     async def _models(self) -> None:
         options = self._options
@@ -115,4 +141,4 @@ class _Services:
         processes = self._kernel.processes
         processes.restore()
         processes.program = AgentProgram(self._router, self._kernel.syscalls)
-        processes.check_model = self._router.resolve
+        processes.check_spec = partial(check_spec, self._router)

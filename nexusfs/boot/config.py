@@ -50,6 +50,9 @@ class Config(BaseSettings):
     log_backups: int = Field(5, ge=0, description="rotated log files that are kept")
     retain_count: int = Field(1000, ge=0, description="ended agents that stay listed")
     retain_seconds: float = Field(float("inf"), ge=0)
+    tool_modules: tuple[str, ...] = Field(
+        (), description="Python modules whose TOOLS are registered beside the built-in ones"
+    )
     services_off: tuple[str, ...] = Field((), description="services that are not started")
     tools: ToolLimits = Field(default_factory=lambda: ToolLimits.model_validate({}))
 

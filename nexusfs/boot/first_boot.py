@@ -24,7 +24,7 @@ README = b"""This directory is NexusFS: agents, tools and files behind one mount
 Run an agent, wait for it, read its answer:
 
     exec 3<>proc/spawn
-    echo '{"task": "list /bin"}' >&3; read -r pid <&3
+    echo '{"task": "list /bin"}' >&3; read -r pid <&3; exec 3>&-
     cat proc/$pid/wait proc/$pid/result
 
 or start an installed agent (bin/*.md, executable) and follow it:
@@ -34,15 +34,15 @@ or start an installed agent (bin/*.md, executable) and follow it:
 
 Look at an agent, talk to it, end it:
 
-    cat proc/2/status                     its state
-    cat proc/2/events                     everything that happened to it, as JSON Lines
-    cat proc/2/messages.jsonl             the conversation
-    echo 'and now?' > proc/2/stdin        a message for a chat agent
-    echo 'term enough' > proc/2/ctl       term kill int stop cont steer reap
+    cat proc/2/status                     # its state
+    cat proc/2/events                     # everything that happened to it, as JSON Lines
+    cat proc/2/messages.jsonl             # the conversation
+    echo 'and now?' > proc/2/stdin        # a message for a chat agent
+    echo 'term enough' > proc/2/ctl       # term kill int stop cont steer reap
 
 Run a tool yourself; what an agent's tool can do, you can:
 
-    cat dispatch/grep                     its manual
+    cat dispatch/grep                     # its manual
     echo '{"pattern": "agent", "path": "/README"}' > dispatch/grep
     cat dispatch/.last
 

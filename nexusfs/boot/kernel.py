@@ -13,16 +13,18 @@ import trio
 
 from nexusfs.boot.config import Config, show_config
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import KernelError, UnavailableError
+from nexusfs.contracts.errors import KernelError, NotDirectoryError, NotFoundError, UnavailableError
 from nexusfs.contracts.node import Node
+from nexusfs.contracts.store import CallLog, Journal
 from nexusfs.contracts.tool import ToolContext
-from nexusfs.fs.dispatchfs import CallLog, DispatchFs
+from nexusfs.contracts.words import path_from_the_root
+from nexusfs.fs.dispatchfs import DispatchFs
 from nexusfs.fs.procfs import ProcFs
 from nexusfs.fs.sysfs import SysFs
 from nexusfs.kernel.agentfile import load_installed
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.proc.rights import may_use
-from nexusfs.kernel.proc.table import Journal, ProcessTable, ProcSettings
+from nexusfs.kernel.proc.table import ProcessTable, ProcSettings
 from nexusfs.kernel.syscalls import Syscalls
 from nexusfs.kernel.tools import ToolTable
 from nexusfs.kernel.vfs.files import Vfs
@@ -78,6 +80,7 @@ class Kernel:
         )
         self.syscalls = Syscalls(Vfs(table, self.watch), self.processes, self.tools)
         self.processes.load_agent = partial(load_installed, self.syscalls)
+        self.processes.check_cwd = self._check_cwd
         uid = self.backing.uid
         dispatch = DispatchFs(self.syscalls, self, self.backing.call_log, uid)
         table.mount(b"proc", ProcFs(self.syscalls, self, uid, dispatch.agent_dir).root)
@@ -116,7 +119,8 @@ class Kernel:
         log.info("configuration reloaded from %s", self.config_path)
 
     def shut(self) -> None:
-        """Answers every further call with ENOTCONN."""
+        """Stops agents where they are, and answers every further call with ENOTCONN."""
+        self.processes.suspend()
         self.syscalls.gate.shut = True
 
     # -- parts
@@ -129,7 +133,24 @@ class Kernel:
         files = BoundSyscalls(self.syscalls, cred)
         process = self.processes.find(cred.agent_pid)
         cwd = process.spec.cwd if process else "/"
-        return ToolContext(files, cwd, call_id, WalkSearch(files), self.config.tools.model_dump())
+        return ToolContext(
+            files, cwd, call_id, WalkSearch(files), self.config.tools.model_dump(),
+            self._mountpoints(),
+        )  # fmt: skip
+
+    def _mountpoints(self) -> tuple[str, ...]:
+        return tuple(row["mountpoint"] for row in self.mounts)
+
+    async def _check_cwd(self, cred: Credentials, cwd: str) -> None:
+        """NotFoundError ENOENT, NotDirectoryError ENOTDIR: `cwd` is no directory of the tree."""
+        rooted = path_from_the_root(cwd, self._mountpoints())
+        hint = f": paths start at the mount point, write {rooted!r}" if rooted else ""
+        try:
+            st = await self.syscalls.sys_stat(cred, cwd)
+        except NotFoundError:
+            raise NotFoundError(f"$.cwd: no such directory: {cwd!r}{hint}") from None
+        if not st.is_dir:
+            raise NotDirectoryError(f"$.cwd: not a directory: {cwd!r}")
 
     def _may_use(self, cred: Credentials, tool: str) -> bool:
         if not cred.agent_pid:

@@ -239,6 +239,9 @@ class Node:
         """Removes one extended attribute. NoDataError ENODATA."""
         raise NoDataError("no such attribute")
 
+    async def sync(self) -> None:
+        """Returns when the filesystem's acknowledged changes are on disk."""
+
     async def statfs(self) -> StatFs:
         """Size and use of the filesystem of this node."""
         return StatFs(bsize=4096, blocks=0, bfree=0, bavail=0, files=0, ffree=0)

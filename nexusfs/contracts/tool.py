@@ -91,6 +91,7 @@ class ToolContext:
         call_id: id of this call.
         search: grep and glob over them; None where there is no such seam.
         settings: the configuration's [tools] limits, keys as in TOOL_LIMITS.
+        mountpoints: where the shell sees the tree, for the errors of paths that start there.
     """
 
     files: ToolFiles
@@ -98,6 +99,7 @@ class ToolContext:
     call_id: str
     search: Search | None = None
     settings: dict[str, int] = field(default_factory=dict)
+    mountpoints: tuple[str, ...] = ()
 
     def path(self, path: str) -> str:
         """`path` made absolute from cwd; `/nexus/…` is the same as `/…`.

@@ -3,11 +3,18 @@
 import itertools
 import json
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
+from weakref import WeakValueDictionary
 
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import KernelError, NotFoundError, ToolFailedError
+from nexusfs.contracts.errors import (
+    KernelError,
+    NoProcessError,
+    NotFoundError,
+    ToolFailedError,
+)
 from nexusfs.contracts.node import DirEntry, Node
+from nexusfs.contracts.store import CallLog
 from nexusfs.contracts.tool import Tool, ToolResult, new_call_id
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.process import Process
@@ -19,14 +26,6 @@ DISPATCH_INO = 2 << 56
 CALLS_INO = DISPATCH_INO | (1 << 52)
 TOOL_INO = DISPATCH_INO | (2 << 52)
 TOOL_MODE = 0o100666
-
-
-class CallLog(Protocol):
-    """The last calls of each user; see contracts.store."""
-
-    def put(self, uid: int, call_id: str, reply: bytes) -> None: ...  # noqa: D102
-    def get(self, uid: int, call_id: str) -> bytes | None: ...  # noqa: D102
-    def ids(self, uid: int) -> list[str]: ...  # noqa: D102
 
 
 class DispatchFs:
@@ -41,9 +40,8 @@ class DispatchFs:
         self._call_log = call_log
         self._born = Owner(kernel_uid, 0, now_ns())
         self._last: dict[tuple[int, int], str] = {}
-        self._nodes: dict[tuple[int, str], ControlNode] = {}
+        self._nodes: WeakValueDictionary[tuple[int, str], ToolNode] = WeakValueDictionary()
         self._inos = itertools.count(TOOL_INO)
-        self._call_inos: dict[bytes, int] = {}
         self._table = self._root_table()
         self._agent_table = Table(_owner_of, background)
         self._call_table = Table(lambda _: self._born, background)
@@ -55,7 +53,7 @@ class DispatchFs:
         """The tools of one agent, run as that agent whoever writes (its owner may)."""
 
         async def lookup(cred: Credentials, name: bytes) -> Node:
-            return self._tool_node(process.cred, process, name)
+            return self._tool_node(cred, process, name)
 
         async def entries(cred: Credentials) -> Iterable[DirEntry]:
             return self._entries_of(process.cred)
@@ -81,19 +79,21 @@ class DispatchFs:
         return [DirEntry(name.encode(), TOOL_INO, 0o100000) for name in names]
 
     def _tool_node(self, cred: Credentials, process: Process | None, raw_name: bytes) -> Node:
-        """The node of a tool, a fresh one (and inode number) once the last was opened to write.
+        """The node of a tool: a fresh one, with a number of its own, for each thread that looks.
 
         Linux holds an inode's lock while a write to it waits for the tool, and would make every
-        other writer of the same inode wait, unkillably.
+        other writer of the same inode wait, unkillably. The same thread gets the same node until
+        it has opened it to write, for cp compares the numbers of its stat and its open.
         """
         name = raw_name.decode("utf-8", "replace")
-        tool = self._calls.tools.get(cred, name)
+        tool = self._calls.tools.get(process.cred if process else cred, name)
         key = (process.pid if process else 0, name)
         node = self._nodes.get(key)
-        if node is None or node.used:
+        if node is None or node.used or node.looker != cred.host_pid:
             table = self._agent_table if process else self._table
             row = Row(raw_name, TOOL_MODE if process is None else 0o100600, _never)
             node = ToolNode(table, row, process, next(self._inos), self._control(tool, process))
+            node.looker = cred.host_pid
             self._nodes[key] = node
         return node
 
@@ -101,6 +101,8 @@ class DispatchFs:
         directory = f"/proc/{process.pid}/dispatch" if process else "/dispatch"
 
         async def act(obj: Any, cred: Credentials, request: Request) -> bytes:
+            if process and process.state.ended:
+                raise NoProcessError(f"agent {process.pid} has ended: its tools are gone")
             return await self._run(tool, process.cred if process else cred, cred, request)
 
         manual = json.dumps(tool.manual(), indent=2).encode() + b"\n"
@@ -153,9 +155,10 @@ class DispatchFs:
 
 
 class ToolNode(ControlNode):
-    """The control file of one tool; its name is looked up at each open."""
+    """The control file of one tool, made for the thread `looker`; looked up at each open."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "looker")
+    looker: int
     entry_ttl_s = 0.0
 
 

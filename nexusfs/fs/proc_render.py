@@ -6,7 +6,7 @@ from typing import Any
 
 from nexusfs.contracts.model import Usage
 from nexusfs.contracts.proc import KERNEL_PID
-from nexusfs.kernel.clock import now_ns
+from nexusfs.kernel.clock import now_ns, ns_of
 from nexusfs.kernel.proc.process import Process
 
 
@@ -94,7 +94,7 @@ def wchan(process: Process) -> bytes:
 def usage(process: Process) -> bytes:
     """Flat-keyed counters."""
     counts, used = process.counts, process.counts.usage
-    ended_ns = process.changed_at_ns if process.state.ended else now_ns()
+    ended_ns = ns_of(process.ended_at) if process.ended_at else now_ns()
     flat = {
         "turns": process.turns,
         "model_calls": counts.model_calls,

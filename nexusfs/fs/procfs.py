@@ -3,26 +3,31 @@
 A file of proc/<pid>/ is one row of the table that `_agent_table` fills.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from nexusfs.contracts.agent import parse_spec, spec_schema
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import InvalidError, NotFoundError
-from nexusfs.contracts.node import DirEntry, Node
+from nexusfs.contracts.errors import InvalidError, NotFoundError, StaleError
+from nexusfs.contracts.node import DirEntry, Node, Stat
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.fs import proc_render as render
 from nexusfs.kernel.agentfile import agent_from_markdown
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.syscalls import Syscalls
 from nexusfs.kernel.vfs.control import Control, Request, control
 from nexusfs.kernel.vfs.kernfs import (
+    STATIC_TTL_S,
     Background,
     DirNode,
     Dynamic,
     Owner,
+    Row,
     Table,
+    TextNode,
     Waiter,
 )
 
@@ -44,9 +49,10 @@ class ProcFs:
         self._dispatch_dir = dispatch_dir
         self._agents = self._agent_table()
         self._kernel = self._kernel_table()
-        self.root: Node = DirNode(
+        self.root: Node = ProcRoot(
             self._root_table(), None, PROC_INO, dynamic=Dynamic(self._lookup_pid, self._pids)
         )
+        calls.processes.on_remove = self._removed
 
     # -- /proc
 
@@ -69,10 +75,14 @@ class ProcFs:
         process = self._calls.processes.find(int(name)) if name.isdigit() else None
         ino = PROC_INO | (int(name) << 8) if name.isdigit() and len(name) < 12 else 0
         if process is not None and str(process.pid).encode() == name:
-            return AgentDir(self._agents, process, ino)
+            return AgentDir(self._agents, process, ino, self._calls.processes)
         if name == b"%d" % KERNEL_PID:
             return DirNode(self._kernel, None, ino)
         raise NotFoundError(f"no process {name.decode('utf-8', 'replace')!r}: ls /proc lists them")
+
+    def _removed(self, pid: int) -> None:
+        """Linux may drop what it knows of a reaped agent; it asks anyway, see AgentDir."""
+        self._calls.vfs.watch.name(self.root, b"%d" % pid, "kernel")
 
     async def _pids(self, cred: Credentials) -> Iterable[DirEntry]:
         pids = [KERNEL_PID, *(process.pid for process in self._calls.processes)]
@@ -94,7 +104,7 @@ class ProcFs:
 
     def _agent_table(self) -> Table:
         table = Table(_owner_of, self._background)
-        table.text("status", PUBLIC)(render.status)
+        table.text("status", PUBLIC, StatusNode)(render.status)
         table.text("status.json", PUBLIC)(render.status_json)
         table.text("spec", PRIVATE)(render.spec)
         self._add_controls(table)
@@ -109,10 +119,8 @@ class ProcFs:
         table.text("wchan", PUBLIC)(render.wchan)
         table.text("usage", PRIVATE)(render.usage)
         table.text("children", PUBLIC)(lambda p: render.pids(p.children))
-        table.link("cwd", lambda p, _: b"../.." + p.spec.cwd.encode())
-        table.link(
-            "exe", lambda p, _: f"../../bin/{p.installed}.md".encode() if p.installed else None
-        )
+        table.link("cwd", lambda p, _: b"../.." + p.spec.cwd.encode(), 0o500)
+        table.link("exe", lambda p, _: _exe(p), 0o500)
         table.sub("dispatch", self._dispatch_dir, 0o500)
         return table
 
@@ -150,21 +158,66 @@ class ProcFs:
         await self._calls.sys_proc_kill(cred, process.pid, reason, term=term)
 
 
-class AgentDir(DirNode):
-    """The directory of one agent; it goes when the agent is reaped, so Linux asks each time."""
+class ProcRoot(DirNode):
+    """/proc itself, whose attributes never change."""
 
     __slots__ = ()
-    entry_ttl_s = 0.0
+    attr_ttl_s = STATIC_TTL_S
 
-    def __init__(self, table: Table, process: Process, ino: int) -> None:
-        """The directory of `process`."""
+
+class AgentDir(DirNode):
+    """The directory of one agent; it goes when the agent is reaped.
+
+    Linux may keep the name, since a pid is not used twice, but asks for the attributes at each
+    walk through it. The answer for a reaped agent is ESTALE, at which Linux looks the name up
+    again and finds it gone, so the end is seen at once and not when a notification arrives.
+    Source: Linux fs/namei.c, retry_estale().
+    """
+
+    __slots__ = ("_processes",)
+
+    def __init__(self, table: Table, process: Process, ino: int, processes: ProcessTable) -> None:
+        """The directory of `process`, for as long as it is in `processes`."""
         super().__init__(table, process, ino)
+        self._processes = processes
+
+    async def stat(self) -> Stat:
+        """Attributes. StaleError ESTALE when the agent was reaped."""
+        if self._processes.find(self.obj.pid) is not self.obj:
+            raise StaleError(f"agent {self.obj.pid} was reaped")
+        return await super().stat()
+
+
+class StatusNode(TextNode):
+    """A status, rendered once for each version of the process.
+
+    Linux asks for the size before each open, and the open asks again, so an unchanged status
+    would be rendered three times for one read.
+    """
+
+    __slots__ = ("_bytes", "_version")
+
+    def __init__(
+        self, table: Table, row: Row, obj: Any, ino: int, render: Callable[[Any], bytes]
+    ) -> None:
+        """`render` shows nothing that changes without the process's version."""
+        super().__init__(table, row, obj, ino, render)
+        self._version = -1
+        self._bytes = b""
+
+    def rendered(self) -> bytes:
+        """What an open now would read."""
+        if self._version != self.obj.version:
+            self._bytes, self._version = self.render(self.obj), self.obj.version
+        return self._bytes
 
 
 _VERB_LIST = (" ".join(VERBS) + "\n").encode()
 
 
-def _schema(_: Any) -> bytes:
+@cache
+def _schema(_: None) -> bytes:
+    """The manual of spawn, made once: it costs 1 ms, and each stat of spawn asks for its size."""
     return spec_schema()
 
 
@@ -186,6 +239,10 @@ def _text(data: bytes) -> str:
     if "\0" in text:
         raise InvalidError("text may not contain NUL")
     return text
+
+
+def _exe(process: Process) -> bytes | None:
+    return f"../../bin/{process.installed}.md".encode() if process.installed else None
 
 
 def _owner_of(process: Process) -> Owner:

@@ -227,6 +227,10 @@ class StoreNode(Node):
         self._check_xattr(name)
         self.meta.removexattr(self.ino, name)
 
+    async def sync(self) -> None:
+        """Returns when acknowledged changes are on disk. Cancelling waits for the round."""
+        await self.fs.sync()
+
     async def statfs(self) -> StatFs:
         """Size and use of the disk that the store is on."""
         return self.meta.statfs()

@@ -1,6 +1,7 @@
 """/sys: the kernel about itself, read-only."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from nexusfs.contracts.cred import Credentials
@@ -40,7 +41,7 @@ class SysFs:
         self._services = services
         table = Table(lambda _: born, background)
         for name, render in files.items():
-            table.text(name)(lambda _, render=render: render())  # type: ignore[misc]
+            table.text(name)(partial(_rendered, render))
         self._table = table
         self._error_log = error_log
         self._service_table = Table(lambda _: born, background)
@@ -84,6 +85,10 @@ class OwnNode(TextNode):
 
     __slots__ = ()
     entry_ttl_s = 0.0
+
+
+def _rendered(render: Callable[[], bytes], _: Any) -> bytes:
+    return render()
 
 
 def _own_ino(cred: Credentials) -> int:

@@ -18,6 +18,11 @@ def iso(ns: int) -> str:
     )
 
 
+def ns_of(text: str) -> int:
+    """The inverse of `iso`."""
+    return int(datetime.fromisoformat(text).timestamp() * 1000) * 1_000_000
+
+
 def now_iso() -> str:
     """The time now, RFC 3339 UTC with milliseconds."""
     return iso(time.time_ns())

@@ -10,7 +10,7 @@ from typing import Any
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BadFileError, InvalidError, NotDirectoryError
+from nexusfs.contracts.errors import BadFileError, InvalidError, NotDirectoryError, UnknownToolError
 from nexusfs.contracts.node import Change, DirEntry, File, Node, Stat, StatFs, Where
 from nexusfs.contracts.proc import ExitStatus, ProcessInfo
 from nexusfs.contracts.tool import Tool, ToolResult
@@ -23,6 +23,9 @@ from nexusfs.kernel.vfs.files import Descriptors, DirFile, Vfs
 
 XATTR_SIZE_MAX = 65536
 """Bytes of one extended attribute. Source: Linux XATTR_SIZE_MAX."""
+
+READ_SIZE_MAX = 16 << 20
+"""Bytes of one read; more is a short read, so that no caller makes the kernel allocate at will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class Syscalls:
     async def sys_readlink(self, cred: Credentials, where: Where) -> bytes:
         """The text of a symlink. EINVAL for anything else."""
         node = await self.vfs.walker.node(cred, where, follow=False)
-        return await node.readlink(cred)
+        return await self.vfs.walker.readlink(cred, node)
 
     @syscall
     async def sys_readdir(self, cred: Credentials, where: Where) -> list[DirEntry]:
@@ -179,7 +182,11 @@ class Syscalls:
 
         The descriptor keeps `cred`, whoever uses it later. Cancelling leaves nothing open.
         """
-        node, file = await self.vfs.open(cred, where, flags, mode)
+        try:
+            node, file = await self.vfs.open(cred, where, flags, mode)
+        except UnknownToolError as exc:
+            self.error_log.add(cred, "/dispatch", "open", exc)
+            raise
         return Opened(self.descriptors.add(file), node, file)
 
     @syscall
@@ -188,7 +195,7 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_WRONLY:
             raise BadFileError("the file was opened for writing only")
-        return await file.read(size, offset)
+        return await file.read(min(size, READ_SIZE_MAX), offset)
 
     @syscall
     async def sys_write(self, fd: int, data: bytes, offset: int) -> int:

@@ -9,10 +9,10 @@ import trio
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
+    DisconnectedError,
     ExistsError,
     KernelError,
     TimeoutExpiredError,
-    ToolFailedError,
     UnknownToolError,
 )
 from nexusfs.contracts.tool import Tool, ToolContext, ToolResult, new_call_id
@@ -91,7 +91,9 @@ class ToolTable:
             raise TimeoutExpiredError(
                 f"{name} took over {tool.timeout_s:g} s and was cancelled"
             ) from None
-        except (ToolFailedError, KernelError) as exc:
+        except DisconnectedError:
+            raise
+        except KernelError as exc:
             error = str(exc)
         except Exception as exc:
             log.exception("tool %s failed unexpectedly", name)

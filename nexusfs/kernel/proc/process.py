@@ -17,7 +17,7 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import BusyError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
-from nexusfs.kernel.clock import now_iso, now_ns
+from nexusfs.kernel.clock import now_iso, now_ns, ns_of
 from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.rights import Rights
 
@@ -99,7 +99,8 @@ class Process:
         fold = _FOLDS.get(event["type"])
         if fold is not None:
             fold(self, event)
-        self.touch()
+        self.version += 1
+        self._changed_at_ns = ns_of(event["time"])
 
     def _extend(self, message: Message) -> None:
         self.transcript.append(message)

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
@@ -13,6 +13,7 @@ from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     BusyError,
+    DisconnectedError,
     ExistsError,
     InvalidError,
     KernelError,
@@ -35,6 +36,7 @@ from nexusfs.contracts.proc import (
     ProcState,
     Program,
 )
+from nexusfs.contracts.store import Journal
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.narrow import effective_spec, narrowed
 from nexusfs.kernel.proc.process import Process
@@ -43,16 +45,6 @@ from nexusfs.kernel.proc.rights import may_use
 log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted: the call was cut off, its outcome is unknown"
-
-
-class Journal(Protocol):
-    """Where the events of processes are kept; see contracts.store."""
-
-    def append(self, pid: int, line: bytes) -> None: ...  # noqa: D102
-    def read(self, pid: int) -> list[bytes]: ...  # noqa: D102
-    def pids(self) -> list[int]: ...  # noqa: D102
-    def allocate_pid(self) -> int: ...  # noqa: D102
-    def forget(self, pid: int) -> None: ...  # noqa: D102
 
 
 AgentLoader = Callable[[Credentials, str], Awaitable[AgentSpec]]
@@ -86,17 +78,24 @@ class ProcessTable:
         tool_names: Callable[[], list[str]],
         settings: "ProcSettings | None" = None,
     ) -> None:
-        """`tool_names` are all registered tools. Boot sets the three callables."""
+        """`tool_names` are all registered tools. Boot sets the callables.
+
+        `on_remove` is told the pid of each process that leaves the list.
+        """
         self._journal = journal
         self._tool_names = tool_names
         self.program: Program = _no_program
         self.load_agent: AgentLoader = _no_agent
-        self.check_model: Callable[[str], object] = str
+        self.check_cwd: Callable[[Credentials, str], Awaitable[None]] = _any_cwd
+        self.check_spec: Callable[[Credentials, AgentSpec], None] = lambda _cred, _spec: None
+        self.on_remove: Callable[[int], None] = _told_nobody
         self.off = ""
         self._processes: dict[int, Process] = {}
+        self._retired: dict[int, Process] = {}
         self._by_key: dict[tuple[int, str], int] = {}
         self._last: dict[tuple[int, int], int] = {}
         self._nursery: trio.Nursery | None = None
+        self._suspended = False
         self.settings = settings or ProcSettings()
 
     # -- boot and shutdown
@@ -110,6 +109,12 @@ class ProcessTable:
                 process.answer_open_calls(INTERRUPTED)
                 nursery.start_soon(self._run, process, name=f"agent {process.pid}")
 
+    def suspend(self) -> None:
+        """Stops every program where it is, without an end: the journal lets it go on later."""
+        self._suspended = True
+        for process in self:
+            process.scope.cancel()
+
     def restore(self) -> None:
         """Folds the journal into processes; runs nothing yet."""
         for pid in self._journal.pids():
@@ -120,6 +125,8 @@ class ProcessTable:
             parent = self._processes.get(process.parent_pid)
             if parent is not None:
                 parent.children.add(process.pid)
+            if process.state is ProcState.STOPPED:
+                self._retired[process.pid] = process
 
     def _folded(self, pid: int, lines: list[bytes]) -> Process:
         first = json.loads(lines[0])
@@ -192,13 +199,14 @@ class ProcessTable:
         Suspends only while the installed agent is read; cancelling before that leaves nothing.
         """
         self._check_on()
+        await self.check_cwd(cred, wanted.cwd)
         base = await self.load_agent(cred, wanted.agent) if wanted.agent else None
         known = self._by_key.get((cred.uid, wanted.idempotency_key or ""))
         if wanted.idempotency_key and known in self._processes:
             return self._remember(cred, self._processes[known])
         parent = self._processes.get(cred.agent_pid)
         plan = effective_spec(wanted, base, parent, self._tool_names(), self.settings.default_model)
-        self.check_model(plan.spec.model)
+        self.check_spec(cred, plan.spec)
         if plan.spec.singleton:
             self._check_single(plan.spec.name or plan.spec.agent)
         self._prune()
@@ -249,12 +257,14 @@ class ProcessTable:
         with process.scope:
             try:
                 outcome = await self.program(process)
+            except DisconnectedError:
+                return  # the kernel is going: the agent goes on at the next mount
             except KernelError as exc:
                 outcome = Outcome(EXIT_FAILED, str(exc))
             except Exception as exc:
                 log.exception("agent %d: the program failed", process.pid)
                 outcome = Outcome(EXIT_FAILED, f"internal error: {type(exc).__name__}")
-        if not process.state.ended and not process.scope.cancelled_caught:
+        if not (process.state.ended or process.scope.cancelled_caught or self._suspended):
             self._end(process, outcome)
 
     # -- the end
@@ -267,17 +277,20 @@ class ProcessTable:
             else:
                 child.record("adopted", ppid=KERNEL_PID)
         process.answer_open_calls(INTERRUPTED)
+        process.wchan = "0"
         process.record(
             "exit", exit_code=outcome.exit_code, reason=outcome.reason, result=outcome.result
         )
         parent = self._processes.get(process.parent_pid)
         waited_for = parent is not None and not parent.state.ended
-        process.move(ProcState.ZOMBIE if waited_for else ProcState.STOPPED)
+        if waited_for:
+            process.move(ProcState.ZOMBIE)
+        else:
+            self._retire(process)
         for pid in process.children:
-            child = self._processes.get(pid, process)
-            if child.state is ProcState.ZOMBIE:
-                child.move(ProcState.STOPPED)
-        process.wchan = "0"
+            left = self._processes.get(pid)
+            if left is not None and left.state is ProcState.ZOMBIE:
+                self._retire(left)
         process.close_streams()
         process.scope.cancel()
 
@@ -370,7 +383,7 @@ class ProcessTable:
         if not process.state.ended:
             raise TimeoutExpiredError(f"process {pid} has not ended yet")
         if process.state is ProcState.ZOMBIE and cred.agent_pid == process.parent_pid:
-            process.move(ProcState.STOPPED)
+            self._retire(process)
         assert process.exit_code is not None
         return ExitStatus(pid, process.exit_code, process.reason, process.ended_at)
 
@@ -384,24 +397,36 @@ class ProcessTable:
 
     # -- retention
 
+    def _retire(self, process: Process) -> None:
+        """Nobody waits for the process any more; it is listed for as long as retention says."""
+        process.move(ProcState.STOPPED)
+        self._retired[process.pid] = process
+
     def _remove(self, process: Process) -> None:
         if process.state is ProcState.ZOMBIE:
             process.move(ProcState.STOPPED)
+        self._retired.pop(process.pid, None)
         del self._processes[process.pid]
         self._journal.forget(process.pid)
+        self.on_remove(process.pid)
 
     def _prune(self) -> None:
-        """Drops the oldest ended processes that are over the limits."""
-        if len(self._processes) <= self.settings.retain_count and math.isinf(
-            self.settings.retain_seconds
-        ):
-            return
-        ended = [p for p in self if p.state is ProcState.STOPPED]
+        """Drops the retired processes that are over the limits, the first retired first."""
         oldest_ns = now_ns() - self.settings.retain_seconds * 1e9
-        over = len(ended) - self.settings.retain_count
-        for index, process in enumerate(ended):
-            if index < over or process.changed_at_ns < oldest_ns:
-                self._remove(process)
+        while self._retired:
+            process = next(iter(self._retired.values()))
+            over = len(self._retired) > self.settings.retain_count
+            if not over and process.changed_at_ns >= oldest_ns:
+                break
+            self._remove(process)
+
+
+def _told_nobody(pid: int) -> None:
+    """Without a /proc nobody needs to know that a process left."""
+
+
+async def _any_cwd(cred: Credentials, cwd: str) -> None:
+    """Takes any directory: a bare table knows no files."""
 
 
 async def _no_program(process: Any) -> Outcome:

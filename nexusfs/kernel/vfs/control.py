@@ -87,6 +87,11 @@ class Framing:
             raise InvalidError(_expected(self._kinds))
         return []
 
+    @property
+    def pending(self) -> bool:
+        """True when a request has begun and is not complete."""
+        return bool(self._kind or self._buffer)
+
     def reset(self) -> None:
         """Forgets what was written since the last request."""
         self._kind = ""
@@ -202,6 +207,7 @@ class ControlFile(File):
         self._background = background
         self._framing = Framing(self._control.kinds)
         self._reply: bytes | None = None
+        self._refused: tuple[bytes, KernelError] | None = None
         self._base: int | None = 0
         self._pending: trio.CancelScope | None = None
         self._wakes: list[Callable[[], None]] = []
@@ -219,11 +225,13 @@ class ControlFile(File):
             raise BadFileError("the file was opened for reading only")
         if self._pending is not None:
             raise BusyError("the last request of this handle is still under way")
+        self._check_refused(data)
         await self._do("write", self._framing.feed, data)
         return len(data)
 
     async def flush(self) -> None:
         """Does the request that only a flush ends; with nothing pending it is nothing."""
+        self._refused = None
         if self._pending is None and self.flags & os.O_ACCMODE != os.O_RDONLY:
             await self._do("flush", self._finish)
 
@@ -264,18 +272,43 @@ class ControlFile(File):
     async def _finish(self) -> list[Request]:
         return self._framing.finish()
 
+    def _check_refused(self, data: bytes) -> None:
+        """Raises again what refused a piece in the middle of a large write.
+
+        Linux cuts a write into pieces of 1 MiB and turns an error after the first into a short
+        write; the writer then offers the rest again, and that must not begin a new request.
+        """
+        if self._refused is not None:
+            piece, exc = self._refused
+            common = min(len(piece), len(data))
+            if piece[:common] == data[:common]:
+                raise exc
+            self._refused = None
+
     async def _do(
         self, op: str, requests_of: Callable[..., Awaitable[list[Request]]], *args: bytes
     ) -> None:
         try:
-            for request in await requests_of(*args):
+            requests = await self._framed(requests_of, *args)
+            for request in requests:
                 if self.flags & os.O_NONBLOCK:
                     self._start(op, request)
                 else:
                     await self._act(request)
         except KernelError as exc:
-            self._framing.reset()
             self._failed(op, exc)
+            raise
+
+    async def _framed(
+        self, requests_of: Callable[..., Awaitable[list[Request]]], *args: bytes
+    ) -> list[Request]:
+        midway = self._framing.pending
+        try:
+            return await requests_of(*args)
+        except KernelError as exc:
+            self._framing.reset()
+            if midway and args:
+                self._refused = (args[0], exc)
             raise
 
     async def _act(self, request: Request) -> None:

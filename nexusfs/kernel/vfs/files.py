@@ -17,6 +17,7 @@ from nexusfs.contracts.errors import (
     NotFoundError,
     NotPermittedError,
     SymlinkLoopError,
+    UnknownToolError,
 )
 from nexusfs.contracts.node import (
     NAME_MAX,
@@ -48,6 +49,10 @@ class DirFile(File):
         super().__init__(node, cred, os.O_RDONLY)
         self._mounts = mounts
         self._entries: list[DirEntry] | None = None
+
+    async def fsync(self, *, datasync: bool) -> None:
+        """Returns when the directory's names are on disk."""
+        await self.node.sync()
 
     async def entries(self, start: int) -> list[DirEntry]:
         """The names from position `start` on; positions stay valid while the handle lives."""
@@ -131,6 +136,8 @@ class Vfs:
         parent, name = await self.walker.parent(cred, where)
         try:
             await self.walker.step(cred, parent, name)
+        except UnknownToolError:
+            raise
         except NotFoundError:
             return await self.create(cred, where, _stat.S_IFREG | mode)
         if flags & os.O_EXCL:

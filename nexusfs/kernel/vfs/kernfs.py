@@ -98,15 +98,16 @@ class Table:
         self.rows[raw] = Row(raw, mode, make, len(self.rows) + 1, shown)
 
     def text(
-        self, name: str, mode: int = 0o444
+        self, name: str, mode: int = 0o444, kind: "type[TextNode] | None" = None
     ) -> Callable[[Callable[[Any], bytes]], Callable[[Any], bytes]]:
-        """Decorates a function object → bytes as a file that is rendered at open."""
+        """Decorates a function object → bytes as a file that is rendered at open, by `kind`."""
+        kind = kind or TextNode
 
         def add(render: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
             self.add(
                 name,
                 _stat.S_IFREG | mode,
-                lambda row, obj, ino: TextNode(self, row, obj, ino, render),
+                lambda row, obj, ino: kind(self, row, obj, ino, render),
             )
             return render
 
@@ -130,11 +131,16 @@ class Table:
             name, _stat.S_IFREG | mode, lambda row, obj, ino: WaitNode(self, row, obj, ino, waiter)
         )
 
-    def link(self, name: str, target: Callable[[Any, Credentials], bytes | None]) -> None:
-        """A symlink; no target means that the name does not exist for the caller."""
+    def link(
+        self, name: str, target: Callable[[Any, Credentials], bytes | None], mode: int = 0o777
+    ) -> None:
+        """A symlink; no target means that the name does not exist for the caller.
+
+        `mode` says who may read it, which Linux leaves to us.
+        """
         self.add(
             name,
-            _stat.S_IFLNK | 0o777,
+            _stat.S_IFLNK | mode,
             lambda row, obj, ino: LinkNode(self, row, obj, ino, target),
             lambda obj, cred: target(obj, cred) is not None,
         )
@@ -205,12 +211,16 @@ class TextNode(KernNode):
 
     def size(self) -> int:
         """What the newest handle reads (fstat is not per handle); else what an open would."""
-        return len(self.newest.data) if self.newest else len(self.render(self.obj))
+        return len(self.newest.data) if self.newest else len(self.rendered())
+
+    def rendered(self) -> bytes:
+        """What an open now would read."""
+        return self.render(self.obj)
 
     async def open(self, cred: Credentials, flags: int) -> File:
         """Renders the file."""
         refuse_write(flags)
-        self.newest = TextFile(self, cred, flags, self.render(self.obj))
+        self.newest = TextFile(self, cred, flags, self.rendered())
         return self.newest
 
 

@@ -48,6 +48,12 @@ class Walker:
         trail = await walk.trail([self._mounts.root], _parts(where), follow=follow)
         return trail[-1]
 
+    async def readlink(self, cred: Credentials, node: Node) -> bytes:
+        """The text of a symlink; in control trees the mode says who may read it."""
+        if node.control:
+            check(cred, await node.stat(), os.R_OK)
+        return await node.readlink(cred)
+
     async def parent(self, cred: Credentials, where: Where) -> tuple[Node, bytes]:
         """The directory and the last name of `where`, which need not exist."""
         if isinstance(where, At):
@@ -89,7 +95,7 @@ class _Walk:
         self._links += 1
         if self._links > SYMLINKS_MAX:
             raise SymlinkLoopError("too many symlinks")
-        target = await node.readlink(self._cred)
+        target = await self._walker.readlink(self._cred, node)
         start = trail[:1] if target.startswith(b"/") else trail
         return await self.trail(start, _parts(target), follow=True)
 

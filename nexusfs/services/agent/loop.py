@@ -14,7 +14,7 @@ import trio
 
 from nexusfs.contracts.agent import StepAction, StepResult
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import InvalidError, KernelError
+from nexusfs.contracts.errors import DisconnectedError, InvalidError, KernelError
 from nexusfs.contracts.model import Message, ModelCall, ModelPort, ModelReply
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.contracts.tool import Tool, ToolResult
@@ -82,6 +82,8 @@ async def agent_step(
     tools = [] if closing else await dispatcher.sys_tools(process.cred)
     try:
         reply = await _ask(process, models, tools)
+    except DisconnectedError:
+        raise
     except KernelError as exc:
         process.unsay()
         process.record("model_error", error=str(exc), cause=getattr(exc, "kind", "invalid"))
@@ -168,6 +170,8 @@ async def _run(
                     process.cred, call.name, call.arguments, call.call_id
                 )
             return
+        except DisconnectedError:
+            raise
         except InvalidError as exc:
             error = f"the arguments do not fit: {exc}"
         except KernelError as exc:

@@ -13,6 +13,7 @@ retryable, and the next call starts a new worker. Nothing of litellm or asyncio 
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -83,6 +84,7 @@ class _Connection:
 
     def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
         self.process = process
+        self._pidfd = os.pidfd_open(process.pid)
         self.sock = trio.socket.from_stdlib_socket(sock)
         self.calls: dict[int, _Pending] = {}
         self.closed = False
@@ -111,10 +113,21 @@ class _Connection:
         finally:
             self.closed = True
             self.sock.close()
-            self.process.kill()
             with trio.CancelScope(shield=True):
-                await _reap(self.process)
+                await self._end_process()
             self._fail_all()
+
+    async def _end_process(self) -> None:
+        """Kills and reaps the worker without a thread.
+
+        By pidfd: Popen.kill() may reap by itself, and then there is nothing left to wait for.
+        """
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            await trio.lowlevel.wait_readable(self._pidfd)
+        finally:
+            os.close(self._pidfd)
+        self.process.wait()
 
     async def _write(self) -> None:
         while True:
@@ -311,16 +324,6 @@ def _start(setup: WorkerSetup) -> _Connection:
                 retryable=True,
             ) from exc
     return _Connection(process, ours)
-
-
-async def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Waits for the end of a process without a thread."""
-    fd = os.pidfd_open(process.pid)
-    try:
-        await trio.lowlevel.wait_readable(fd)
-    finally:
-        os.close(fd)
-    process.wait()
 
 
 def _how_it_ended(returncode: int | None) -> str:

@@ -10,7 +10,7 @@ the results become an answer.
 from nexusfs.contracts.model import Message, ModelCall
 from nexusfs.contracts.tool import new_call_id
 from nexusfs.services.llm.demo_plan import VERBS, Step, plan_of
-from nexusfs.services.llm.demo_tools import arguments_for, find_tool, paths_in
+from nexusfs.services.llm.demo_tools import arguments_for, files_in, find_tool, paths_in
 from nexusfs.services.llm.script import text_of
 
 FIRST_LINE = "I am offline/demo, a rule-driven stand-in and not a language model."
@@ -74,7 +74,10 @@ def _targets_before(step: Step, before: Step | None, rounds: list[list[str]]) ->
     """The paths that `it` or `them` means: those of the step before, or those in its results."""
     if before is not None and before.verb in ("write", "read") and before.targets:
         return before.targets
-    return tuple(paths_in("\n".join(rounds[-1] if rounds else []))[: step.most])
+    results = "\n".join(rounds[-1] if rounds else [])
+    if before is not None and before.verb == "list":
+        return tuple(files_in(results, before.targets[0] if before.targets else "."))[: step.most]
+    return tuple(paths_in(results)[: step.most])
 
 
 def _compose(

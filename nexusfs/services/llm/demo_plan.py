@@ -146,7 +146,7 @@ def _on_files(rest: str, *, summarise: bool) -> Step | None:
     if _BACK.match(rest.strip()):
         most = 1 if re.search(r"\b(first|best|it)\b", rest, re.I) else Step.most
         return Step("read", refers_back=True, summarise=summarise, most=most)
-    quoted = tuple(re.findall(r"[\"`']([^\"`']+)[\"`']", rest))
+    quoted = tuple(re.findall(r"(?<!\w)[\"`']([^\"`']+)[\"`'](?!\w)", rest))
     plain = tuple(path for path in _paths(rest) if _is_path(path))
     paths = quoted or plain or tuple(_clean(word) for word in rest.split() if _FILE.search(word))
     return Step("read", paths, summarise=summarise) if paths else None

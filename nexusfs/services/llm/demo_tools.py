@@ -73,3 +73,10 @@ def paths_in(result: str) -> list[str]:
         if match and ("/" in match["path"] or "." in match["path"]):
             found[match["path"]] = None
     return list(found)
+
+
+def files_in(listing: str, directory: str) -> list[str]:
+    """Paths of the files of a listing: one a line, `name/` a directory, size after a tab."""
+    names = (line.split("\t")[0] for line in listing.splitlines())
+    kept = (name for name in names if name and not name.endswith(("/", "@", "]")))
+    return [f"{directory.rstrip('/')}/{name}" for name in kept]

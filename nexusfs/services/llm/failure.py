@@ -189,10 +189,12 @@ def _kind_of_cause(chain: list[BaseException], names: list[set[str]]) -> str:
         for name, kind in _KIND_OF_CLASS.items():
             if name in mro:
                 return kind
+    if any("APIConnectionError" in mro for mro in names):
+        return "connection"
     status = _status_of(chain)
-    if status is not None:
-        return KIND_OF_STATUS.get(status, "server" if status >= 500 else "bad_request")
-    return "connection" if any("APIConnectionError" in mro for mro in names) else "unknown"
+    if status is None:
+        return "unknown"
+    return KIND_OF_STATUS.get(status, "server" if status >= 500 else "bad_request")
 
 
 def _status_of(chain: list[BaseException]) -> int | None:

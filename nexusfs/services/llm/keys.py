@@ -43,10 +43,10 @@ def configured_keys(path: str | None) -> dict[str, str]:
         return {}
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("keys", {})
-    except (OSError, ValueError) as exc:
+        return {str(name): str(value) for name, value in table.items()}
+    except (OSError, ValueError, AttributeError) as exc:
         log.warning("no keys from %s: %s", path, type(exc).__name__)
         return {}
-    return {str(name): str(value) for name, value in table.items()}
 
 
 class Keys:

@@ -75,19 +75,19 @@ class MockModel:
             body = None
         fault = fault_of(body)
         if fault is not None:
-            self.note(body, None, "status 400", fault)
+            self.note(request, body, "status 400", fault)
             return _error(ScriptedError(message=fault, kind="bad_request", status=400))
         try:
             played = self._play(body)
         except ModelError as exc:
-            self.note(body, None, "status 400", str(exc))
+            self.note(request, body, "status 400", str(exc))
             return _error(ScriptedError(message=str(exc), kind="bad_request", status=400))
         error = played.turn.error
         if error is not None and self._still_fails(body, played, error.times):
             await trio.sleep(played.turn.delay_s)
-            self.note(body, played, f"status {error.status}", error.message)
+            self.note(request, body, f"status {error.status}", error.message)
             return _error(error)
-        return _Answer(self, body, played)
+        return _Answer(self, request, body, played.turn)
 
     def _play(self, body: dict[str, Any]) -> Played:
         position = self.served if self._in_order else None
@@ -105,14 +105,13 @@ class MockModel:
             self.served -= 1  # the turn is still to be played
         return fails
 
-    def note(self, body: Any, played: Played | None, outcome: str, why: str = "") -> None:
+    def note(self, request: Request, body: Any, outcome: str, why: str = "") -> None:
         """Keeps one line about a request: outcome is done, cut, disconnected or `status N`."""
         line = {
             "time": time.time(),
             "outcome": outcome,
             "why": why,
-            "conversation": played.conversation if played else None,
-            "position": played.position if played else None,
+            "authorization": _masked(request.headers.get("authorization", "")),
             "request": body,
         }
         self.log_lines.append(line)
@@ -120,6 +119,11 @@ class MockModel:
         if self._log is not None:
             self._log.write(json.dumps(line) + "\n")
             self._log.flush()
+
+
+def _masked(authorization: str) -> str:
+    """The scheme and the first characters of a key: enough to tell which one was sent."""
+    return authorization[:10]
 
 
 def _error(error: ScriptedError) -> Response:
@@ -133,10 +137,13 @@ def _error(error: ScriptedError) -> Response:
 class _Answer(Response):
     """The answer of one turn, written while the client's disconnect is watched for."""
 
-    def __init__(self, model: MockModel, body: dict[str, Any], played: Played) -> None:
+    def __init__(
+        self, model: MockModel, request: Request, body: dict[str, Any], turn: Turn
+    ) -> None:
         self.mock = model
+        self.request = request
         self.body_sent = body
-        self.played = played
+        self.turn = turn
         self.background = None
         self.outcome = "disconnected"
 
@@ -148,11 +155,11 @@ class _Answer(Response):
                 await self._write(send)
                 nursery.cancel_scope.cancel()
         finally:
-            self.mock.note(self.body_sent, self.played, self.outcome)
+            self.mock.note(self.request, self.body_sent, self.outcome)
 
     async def _write(self, send: Send) -> None:
         """The outcome is set before the last bytes: the client may hang up at once then."""
-        turn = self.played.turn
+        turn = self.turn
         if turn.hang:
             await trio.sleep_forever()
         await trio.sleep(turn.delay_s)

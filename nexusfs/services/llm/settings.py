@@ -40,5 +40,5 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise InvalidError(f"model_settings.{name} is not an option that a spec may set{hint}")
     for name in ("timeout", "stream_timeout"):
         value = settings.get(name)
-        if value is not None and not (isinstance(value, int | float) and value > 0):
+        if value is not None and not (type(value) in (int, float) and value > 0):
             raise InvalidError(f"model_settings.{name}: seconds, a number above 0")

@@ -13,5 +13,3 @@ A cancelled call sends nothing more. End of file from the kernel ends the worker
 
 LINE_BYTES = 32 * 1024 * 1024
 """Longest line in either direction: a spec is at most 4 MiB, a transcript has many of them."""
-
-CALL_KEYS = ("model", "messages", "tools", "settings")

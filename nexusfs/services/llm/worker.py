@@ -257,7 +257,10 @@ def main(argv: list[str]) -> None:
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     sock = socket.socket(fileno=int(argv[0]))
     sock.set_inheritable(False)
-    environment = environment_of(int(argv[1])) if len(argv) > 1 and argv[1] != "-" else {}
+    environment = {}
+    if len(argv) > 1 and argv[1] != "-":
+        os.set_inheritable(int(argv[1]), False)
+        environment = environment_of(int(argv[1]))
     keys = Keys(environment, configured_keys(argv[2] if len(argv) > 2 else None))
     os.environ.update(keys.variables)
     os.environ.update(LITELLM_ENVIRONMENT)

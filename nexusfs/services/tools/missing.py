@@ -5,6 +5,7 @@ import posixpath
 
 from nexusfs.contracts.errors import KernelError, NotFoundError
 from nexusfs.contracts.tool import ToolContext
+from nexusfs.contracts.words import path_from_the_root
 
 _MAX_NAMES = 1000
 """Names compared in one directory: 20 ms. More make no better hint."""
@@ -12,6 +13,11 @@ _MAX_NAMES = 1000
 
 async def missing(ctx: ToolContext, path: str) -> NotFoundError:
     """The error for `path`, which is absent: names near it, or the last directory that exists."""
+    rooted = path_from_the_root(path, ctx.mountpoints)
+    if rooted is not None:
+        return NotFoundError(
+            f"no such file or directory: {path!r}: paths start at the mount point, write {rooted!r}"
+        )
     above, name = posixpath.split(path)
     while True:
         names = await _names(ctx, above)

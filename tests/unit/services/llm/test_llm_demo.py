@@ -124,3 +124,12 @@ def test_a_second_message_starts_a_new_plan() -> None:
 
 def test_paths_come_out_of_grep_and_of_lists() -> None:
     assert paths_in("/d/a.txt:3: x\n/d/a.txt:9: y\nb/c.md\nno path here") == ["/d/a.txt", "b/c.md"]
+
+
+def test_list_then_summarise_reads_the_files_of_the_directory() -> None:
+    said = answers("list /d then summarise each file", "a.txt\t12\nsub/\nb.md\t3", "Text.")
+
+    assert made(said[1]) == [
+        ("read_file", {"path": "/d/a.txt"}),
+        ("read_file", {"path": "/d/b.md"}),
+    ]
