@@ -134,6 +134,9 @@ class _Services:
             default_model=options.config.default_model, key_names=options.key_names,
         )  # fmt: skip
         self._kernel.models = router.available
+        self._kernel.on_reload.append(
+            lambda config: router.configure(config.model_aliases, config.default_model)
+        )
 
     async def _agents(self) -> None:
         if self._router is None:

@@ -130,7 +130,7 @@ class Kernel:
         return ProcSettings(config.default_model, config.retain_seconds, config.retain_count)
 
     def _context_of(self, cred: Credentials, call_id: str) -> ToolContext:
-        files = BoundSyscalls(self.syscalls, cred)
+        files = BoundSyscalls(self.syscalls, cred.through("tool"))
         process = self.processes.find(cred.agent_pid)
         cwd = process.spec.cwd if process else "/"
         return ToolContext(

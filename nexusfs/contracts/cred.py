@@ -16,7 +16,7 @@ class Credentials:
         gid: primary group id.
         agent_pid: pid of the agent that asks; 0 for people.
         host_pid: the calling thread in the host's process table; 0 when unknown.
-        door: `fuse`, `python`, `agent`, `kernel`.
+        door: `fuse`, `python`, `agent`, `tool`, `kernel`.
     """
 
     __slots__ = ("_groups", "_groups_of", "_session", "_session_of", "agent_pid", "door", "gid",
@@ -64,6 +64,18 @@ class Credentials:
     def is_root(self) -> bool:
         """True when permission bits do not bind the caller."""
         return self.uid == ROOT_UID
+
+    def through(self, door: str) -> "Credentials":
+        """The same caller at another door: what a tool does for him does not come from his."""
+        return Credentials(
+            self.uid,
+            self.gid,
+            groups=lambda _: self.groups,
+            session=lambda _: self.session,
+            agent_pid=self.agent_pid,
+            host_pid=self.host_pid,
+            door=door,
+        )
 
     def as_agent(self, pid: int) -> "Credentials":
         """The same user, asking as agent `pid`."""

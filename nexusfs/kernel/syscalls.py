@@ -282,8 +282,14 @@ class Syscalls:
     async def sys_dispatch(
         self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None
     ) -> ToolResult:
-        """Runs a tool with the caller's rights. See ToolTable.dispatch."""
-        return await self.tools.dispatch(cred, name, arguments, call_id)
+        """Runs a tool with the caller's rights. See ToolTable.dispatch.
+
+        What the tool changed is seen at every door once this returns.
+        """
+        try:
+            return await self.tools.dispatch(cred, name, arguments, call_id)
+        finally:
+            await self.vfs.watch.settled()
 
     @syscall
     async def sys_tools(self, cred: Credentials) -> list[Tool]:

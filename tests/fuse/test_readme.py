@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def shell_script() -> str:
-    """All shell blocks as one script; a make target is only looked up, for it would run this test."""
+    """All shell blocks as one script; make targets are only looked up: test would run this."""
     lines = "\n".join(blocks("sh"))
     return re.sub(r"^make (\w+)$", rf"make -n -C {ROOT} \1 >/dev/null", lines, flags=re.MULTILINE)
 
@@ -31,7 +31,8 @@ def transcript(tmp_path_factory: pytest.TempPathFactory) -> str:
     home = tmp_path_factory.mktemp("home")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("NEXUSFS_", "XDG_"))}
     env |= {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
-    script = f"set -eu\ntrap 'cd /; kill ${{mock:-}} 2>/dev/null; nexusfs umount -l {home}/nexus' EXIT\n{shell_script()}"
+    at_exit = f"cd /; kill ${{mock:-}} 2>/dev/null; nexusfs umount -l {home}/nexus"
+    script = f"set -eu\ntrap '{at_exit}' EXIT\n{shell_script()}"
     printed = home / "printed"
     with open(printed, "w") as out:
         done = subprocess.run(

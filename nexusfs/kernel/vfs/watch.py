@@ -1,8 +1,13 @@
 """News of changes, so that a door with a cache of its own (Linux) can drop what is stale."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+
+import trio
 
 from nexusfs.contracts.node import Changed, Node
+
+SETTLE_LIMIT_S = 1.0
+"""A door that takes longer is left behind: better a moment stale than stuck."""
 
 
 class Watch:
@@ -11,10 +16,26 @@ class Watch:
     def __init__(self) -> None:
         """No listeners yet."""
         self._listeners: list[Callable[[Changed], None]] = []
+        self._settled: list[Callable[[], Awaitable[None]]] = []
 
-    def listen(self, listener: Callable[[Changed], None]) -> None:
-        """Adds a listener for the life of the kernel."""
+    def listen(
+        self, listener: Callable[[Changed], None], settled: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Adds a listener for the life of the kernel.
+
+        `settled` returns when the listener has done all it was told to do so far.
+        """
         self._listeners.append(listener)
+        self._settled.append(settled)
+
+    async def settled(self) -> None:
+        """Returns when every listener knows of, and has acted on, every change so far.
+
+        Waits at most `SETTLE_LIMIT_S` and is not cancelled before: what happened has happened.
+        """
+        with trio.move_on_after(SETTLE_LIMIT_S, shield=True):
+            for settled in self._settled:
+                await settled()
 
     def node(self, node: Node, door: str) -> None:
         """Content or attributes of `node` changed."""

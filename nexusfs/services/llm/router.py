@@ -98,6 +98,11 @@ class ModelRouter:
         self._backoff = backoff or Backoff()
         self._chance = chance
 
+    def configure(self, aliases: Mapping[str, str], default_model: str) -> None:
+        """Takes other aliases and another default into use, from the next call on."""
+        self._aliases = dict(aliases)
+        self._default = default_model
+
     def resolve(self, model: str | None) -> str:
         """The `provider/model` that a name means; the default for None or an empty name.
 
