@@ -16,7 +16,7 @@ from nexusfs.contracts.node import DirEntry, Stat
 DEFAULT_TIMEOUT_S = 30.0
 """Source: the reference runtime's tool_timeout."""
 TOOL_LIMITS = {"read_chars": 50_000, "grep_hits": 50, "grep_chars": 200, "list_entries": 100}
-"""What the configuration's [tools] leaves unsaid. Source: REFERENCE.md, tool limits."""
+"""What the configuration's [tools] leaves unsaid. Source: docs/tree.md, /dispatch."""
 CONTROL_TREES = ("/proc", "/dispatch", "/sys")
 """Where reading may block and writing is a request."""
 

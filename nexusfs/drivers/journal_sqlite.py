@@ -7,7 +7,7 @@ line, `uid << 31 | n` for a call (a uid has 32 bits, SQLite's integers 63 withou
 from nexusfs.drivers.sqlite import Database
 
 CALLS_KEPT = 1000
-"""Per user. Source: DESIGN.md section 4."""
+"""Per user. Source: docs/tree.md, /dispatch."""
 CHECKPOINT_COMMITS = 2000
 FIRST_PID = 2
 """pid 1 is the kernel."""

@@ -8,7 +8,7 @@ from nexusfs.contracts.errors import KernelError, errno_of
 from nexusfs.kernel.clock import now_iso
 
 KEPT_PER_USER = 100
-"""Source: DESIGN.md §1, rule 3."""
+"""Source: docs/tree.md, /sys."""
 
 
 class ErrorLog:

@@ -21,7 +21,7 @@ from nexusfs.contracts.words import nearest
 from nexusfs.kernel.strict_json import SPACE, ObjectParser
 
 REQUEST_LIMIT_BYTES = 4 * 1024 * 1024
-"""The largest spec, tool call or message. Source: DESIGN.md §1, rule 10."""
+"""The largest spec, tool call or message. Source: docs/tree.md, rules."""
 SLICE_BYTES = 4 * 1024
 """Parsed between two suspensions: 4 ms at one token per byte, the worst there is."""
 

@@ -20,7 +20,7 @@ ALIASES = {
     "tools": ("allowed_tools", "allowedTools"),
     "max_turns": ("maxTurns",),
 }
-"""Other names of fields that options set; an option replaces those too. Source: DESIGN.md §6."""
+"""Other names of fields that options set; an option replaces those too. Source: docs/tree.md, Specs."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9-]{1,64}")
 _FRONT_MATTER = re.compile(

@@ -153,10 +153,10 @@ async def test_hostile_input_lets_other_tasks_run(name: str, piece_bytes: int) -
     framer, gaps, data = JsonFramer(), [0.0], HOSTILE[name]
 
     async def watch() -> None:
-        last = time.perf_counter()
+        last = time.thread_time()
         while True:
             await trio.lowlevel.checkpoint()
-            now = time.perf_counter()
+            now = time.thread_time()
             gaps.append(now - last)
             last = now
 
@@ -170,7 +170,7 @@ async def test_hostile_input_lets_other_tasks_run(name: str, piece_bytes: int) -
             pass
         nursery.cancel_scope.cancel()
 
-    assert max(gaps) < 0.2  # measured 2 to 20 ms; generous, for the machine may be busy
+    assert max(gaps) < 0.2  # of this thread's own time: a busy machine does not count; 2 to 20 ms
 
 
 def test_work_is_linear_in_the_bytes() -> None:

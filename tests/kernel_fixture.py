@@ -1,0 +1,218 @@
+"""A kernel without mount, worker or network, and small things for tests of what runs in it."""
+
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from nexusfs.boot.config import Config
+from nexusfs.boot.kernel import Backing, Kernel
+from nexusfs.contracts.agent import AgentSpec, parse_spec
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import KernelError, ToolFailedError
+from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelPort, ModelReply, Usage
+from nexusfs.contracts.tool import Tool, ToolContext, tool
+from nexusfs.drivers.store_local import open_store
+from nexusfs.fs.storefs import StoreFS
+from nexusfs.services.agent.program import AgentProgram
+from nexusfs.services.tools import BUILTIN
+
+ROOT = Credentials(0, 0)
+ALICE = Credentials(1000, 1000)
+BOB = Credentials(1001, 1001)
+
+
+@contextlib.asynccontextmanager
+async def booted(
+    store_dir: Path, model: ModelPort | None = None, *, tools: Sequence[Tool] = BUILTIN
+) -> AsyncIterator[Kernel]:
+    """boot.Kernel over the store in `store_dir`, its agents run by `model`.
+
+    At the end agents are cut where they are, so the next one over the store resumes them.
+    Without a model the agent service is off.
+    """
+    store = open_store(store_dir)
+    try:
+        backing = Backing(StoreFS(store).root, store.journal, store.calls, 0, 0)
+        kernel = Kernel(Config.model_validate({}), store_dir / "config.toml", backing)
+        for one in tools:
+            kernel.tools.register(one)
+        if model is None:
+            kernel.processes.off = "agents are not available here (off)"
+        else:
+            kernel.processes.restore()
+            kernel.processes.program = AgentProgram(model, kernel.syscalls)
+        async with trio.open_nursery() as nursery:
+            kernel.run_in(nursery)
+            try:
+                yield kernel
+            finally:
+                kernel.shut()
+                nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+def spec(**fields: Any) -> AgentSpec:
+    """A spec as a write to proc/spawn gives it."""
+    return parse_spec(fields)
+
+
+def says(text: str) -> Message:
+    """A model's answer."""
+    return {"role": "assistant", "content": text}
+
+
+def wants(*calls: dict[str, Any], text: str | None = None) -> Message:
+    """A model's wish for tools."""
+    return {"role": "assistant", "content": text, "tool_calls": list(calls)}
+
+
+def wish(call_id: str, name: str, arguments: str | None = None, /, **fields: Any) -> dict[str, Any]:
+    """One tool call; `arguments` is raw text, else the fields as JSON."""
+    text = json.dumps(fields) if arguments is None else arguments
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": text}}
+
+
+class SlowModel:
+    """Another model that takes its time first; `script` may hold errors to raise."""
+
+    def __init__(self, *script: Message | KernelError, seconds: float = 1.0) -> None:
+        self.script = list(script)
+        self.seconds = seconds
+        self.calls: list[ModelCall] = []
+        self.usage: Usage | None = Usage(10, 5, 0.25)
+
+    async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        self.calls.append(call)
+        await trio.sleep(self.seconds / 2)
+        found = self.script.pop(0)
+        if isinstance(found, KernelError):
+            observer.text("half an ans")
+            raise found
+        observer.text(found.get("content") or "")
+        await trio.sleep(self.seconds / 2)
+        return ModelReply(found, self.usage or Usage(), call.model)
+
+    def available(self) -> list[dict[str, Any]]:
+        return []
+
+
+class Workshop:
+    """Tools whose calls leave a trace: `+name` at the start, `-name` at the end."""
+
+    def __init__(self) -> None:
+        self.trace: list[str] = []
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """`look` only reads, `act` does not, `fail` fails, `crash` is our bug, `raw` gives bytes."""
+
+        async def traced(name: str, seconds: float, mark: str) -> str:
+            self.trace.append(f"+{mark or name}")
+            await trio.sleep(seconds)
+            self.trace.append(f"-{mark or name}")
+            return f"{name} done {mark}".strip()
+
+        @tool(read_only=True, idempotent=True, timeout_s=10)
+        async def look(ctx: ToolContext, seconds: float = 0, mark: str = "") -> str:
+            """Look at something."""
+            return await traced("look", seconds, mark)
+
+        @tool(timeout_s=10)
+        async def act(ctx: ToolContext, seconds: float = 0, mark: str = "") -> str:
+            """Change something."""
+            return await traced("act", seconds, mark)
+
+        @tool(read_only=True)
+        async def fail(ctx: ToolContext) -> str:
+            """Fail as a tool does."""
+            raise ToolFailedError("it does not work")
+
+        @tool(read_only=True)
+        async def crash(ctx: ToolContext) -> str:
+            """Fail as a bug does."""
+            raise RuntimeError("a bug")
+
+        @tool(read_only=True)
+        async def raw(ctx: ToolContext) -> bytes:
+            """Give bytes."""
+            return b"caf\xe9"
+
+        return look, act, fail, crash, raw
+
+
+class MemoryJournal:
+    """A journal in memory: a fake of the store's."""
+
+    def __init__(self) -> None:
+        self.lines: dict[int, list[bytes]] = {}
+        self.forgotten: set[int] = set()
+        self._last_pid = 1
+
+    def append(self, pid: int, line: bytes) -> None:
+        self.lines.setdefault(pid, []).append(line)
+
+    def read(self, pid: int) -> list[bytes]:
+        return list(self.lines.get(pid, ()))
+
+    def pids(self) -> list[int]:
+        return sorted(pid for pid in self.lines if pid not in self.forgotten)
+
+    def allocate_pid(self) -> int:
+        self._last_pid += 1
+        return self._last_pid
+
+    def forget(self, pid: int) -> None:
+        self.forgotten.add(pid)
+
+    def sync(self) -> None: ...
+
+    def cut_after(self, lines: int) -> "MemoryJournal":
+        """What kill -9 leaves after the first `lines` of all lines, of one process only."""
+        (pid,) = self.lines
+        left = MemoryJournal()
+        left.lines[pid] = self.lines[pid][:lines]
+        left._last_pid = self._last_pid
+        return left
+
+
+def events_of(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Events of journal lines, or of the bytes of an events log."""
+    return [json.loads(line) for line in lines]
+
+
+def check_history(transcript: Sequence[Message]) -> None:
+    """Every call is answered once, in call order, before anything else is said."""
+    due: list[str] = []
+    for message in transcript:
+        if message["role"] == "tool":
+            assert due and message["tool_call_id"] == due.pop(0), transcript
+        else:
+            assert not due, f"calls without an answer: {due} in {transcript}"
+            due = [call["id"] for call in message.get("tool_calls") or ()]
+    assert not due, f"calls without an answer: {due} in {transcript}"
+
+
+async def until(
+    done: Callable[[], object], *, rounds: int = 1000, step: Callable[[], Awaitable[object]] | None = None
+) -> None:
+    """Lets other tasks run until `done()` is true; fails after `rounds`, without sleeping."""
+    for _ in range(rounds):
+        if done():
+            return
+        await (step or trio.lowlevel.checkpoint)()
+    raise AssertionError("it did not come to pass")
+
+
+@pytest.fixture
+def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fails a test that leaves a log line at WARNING or above; `caplog.clear()` says expected."""
+    yield
+    loud = [r for r in caplog.get_records("call") if r.levelno >= logging.WARNING]
+    assert not loud, [record.getMessage() for record in loud]
