@@ -144,7 +144,7 @@ def _find_threads(unknown: list[Wait], taken: set[int]) -> None:
         for thread in _threads(name):
             if thread in taken or not _sleeps_in_fuse(thread):
                 continue
-            inos = _open_inos(name)
+            inos = open_inos(name)
             for wait in [wait for wait in unknown if wait.ino in inos]:
                 wait.thread = thread
                 taken.add(thread)
@@ -159,7 +159,7 @@ def _threads(process: str) -> list[int]:
         return []
 
 
-def _open_inos(process: str) -> set[int]:
+def open_inos(process: int | str) -> set[int]:
     """Inode numbers of all open files of a process, on whatever filesystem."""
     inos: set[int] = set()
     folder = f"/proc/{process}/fdinfo"

@@ -39,12 +39,23 @@ def mount(
     config: Path | None,
 ) -> None:  # fmt: skip
     """Mount a store at MNT, and return when the mount answers."""
+    misplaced = environment.misplaced_keys()
+    if misplaced:
+        raise click.ClickException(
+            f"{misplaced}: give keys by the providers' own variables (OPENAI_API_KEY, ...), or in "
+            "[keys] of the configuration file"
+        )
+    if config is not None and not config.is_file():
+        raise click.ClickException(f"no configuration file at {config}")
     fstab = _fstab_options(options)
     store = (
         store or (Path(fstab["store"]) if "store" in fstab else environment.default_store())
     ).absolute()
     if not mnt.is_dir() and not is_dead(mnt):
         raise click.ClickException(f"{mnt} is not a directory: mkdir it first")
+    for path in (store, config):
+        if path is not None and path.resolve().is_relative_to(mnt.resolve()):
+            raise click.ClickException(f"{path} is below the mount point {mnt}: keep it elsewhere")
     if _is_mounted(mnt):
         raise click.ClickException(f"{mnt} is a mount point already: nexusfs umount {mnt}")
     path = config or environment.config_path()
@@ -77,8 +88,11 @@ def mount(
     os.close(write_end)
     with os.fdopen(read_end, encoding="utf-8", errors="replace") as answer:
         text = answer.read()
-    if text != "ok":
+    word, _, warnings = text.partition("\n")
+    if word != "ok":
         raise click.ClickException(text or f"the daemon died; see {store / 'nexusfs.log'}")
+    for warning in warnings.splitlines():
+        click.echo(f"nexusfs: {warning}", err=True)
 
 
 @click.command(epilog="\b\nExamples:\n  nexusfs umount ~/nexus\n  nexusfs umount -l ~/nexus")
@@ -89,6 +103,10 @@ def umount(mnt: Path, lazy: bool) -> None:
     mnt = mnt.absolute()
     pid = 0 if is_dead(mnt) else _daemon_pid(mnt)
     fault = run_unmount(mnt, lazy=lazy or pid == 0)
+    if "busy" in fault:
+        fault += (
+            f": close what is open there (fuser -vm {mnt} names it), or nexusfs umount -l {mnt}"
+        )
     if fault:
         raise click.ClickException(fault)
     if pid and lazy:  # open files keep the connection alive: tell the daemon

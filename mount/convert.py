@@ -1,8 +1,13 @@
 """Between the kernel's attributes and pyfuse3's."""
 
+import time
+
 import pyfuse3
 
 from nexusfs.contracts.node import Change, Node, Stat, StatFs
+
+NOW_NS = 10**9
+"""A touch is under way for less than this. For an owner it makes no difference."""
 
 
 def entry(node: Node, st: Stat) -> pyfuse3.EntryAttributes:
@@ -25,7 +30,10 @@ def entry(node: Node, st: Stat) -> pyfuse3.EntryAttributes:
 
 
 def change(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> Change:
-    """The attributes that a setattr request wants set."""
+    """The attributes that a setattr request wants set.
+
+    The binding turns "now" into the time; two times of this moment are taken for a touch.
+    """
     return Change(
         mode=attr.st_mode & 0o7777 if fields.update_mode else None,
         uid=attr.st_uid if fields.update_uid else None,
@@ -33,7 +41,13 @@ def change(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> Chan
         size=attr.st_size if fields.update_size else None,
         atime_ns=attr.st_atime_ns if fields.update_atime else None,
         mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        touch=fields.update_atime and fields.update_mtime and _is_now(attr),
     )
+
+
+def _is_now(attr: pyfuse3.EntryAttributes) -> bool:
+    oldest = time.time_ns() - NOW_NS
+    return bool(attr.st_atime_ns > oldest and attr.st_mtime_ns > oldest)
 
 
 def statvfs(st: StatFs) -> pyfuse3.StatvfsData:

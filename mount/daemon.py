@@ -98,7 +98,8 @@ async def _run(options: DaemonOptions, config: Config) -> None:
     )
     async with running_kernel(boot) as kernel:
         kernel.on_reload.append(lambda config: logging.getLogger().setLevel(config.log_level))
-        await serve(kernel, mounting, lambda: _tell(options.ready_fd, "ok"))
+        degraded = [f"{name} is {state}" for name, state in kernel.services.items() if ":" in state]
+        await serve(kernel, mounting, lambda: _tell(options.ready_fd, "\n".join(["ok", *degraded])))
 
 
 def _info(options: DaemonOptions, config: Config) -> dict[str, object]:

@@ -12,12 +12,17 @@ import pyfuse3
 import trio
 
 from mount import convert
-from mount.blocked import Blocked
+from mount.blocked import Blocked, open_inos
 from mount.caller import credentials
 from mount.errors import fuse_op
 from mount.inodes import Inodes
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import DisconnectedError, InterruptedCallError, KernelError
+from nexusfs.contracts.errors import (
+    DisconnectedError,
+    InterruptedCallError,
+    NotFoundError,
+    StaleError,
+)
 from nexusfs.contracts.node import POLLERR, POLLHUP, POLLIN, At, File, Node
 from nexusfs.kernel.syscalls import Opened, Syscalls
 
@@ -196,6 +201,9 @@ class Operations(pyfuse3.Operations):
     @fuse_op
     async def flush(self, fh: int) -> None:
         """One descriptor of an open file was closed."""
+        file = self._calls.descriptors.get(fh)
+        if file.unfinished and file.node.ino in open_inos(file.cred.host_pid):
+            return  # a child's copy of the descriptor was closed; its opener goes on writing
         await self._calls.sys_flush(fh)
 
     @fuse_op
@@ -238,13 +246,11 @@ class Operations(pyfuse3.Operations):
     @fuse_op
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
         """Names with their attributes; a name that vanishes meanwhile is left out."""
-        directory = self._calls.descriptors.get(fh)
         entries = await self._calls.sys_readdir_fd(fh, start_id)
         for position, item in enumerate(entries, start_id + 1):
             try:
-                where = At(directory.node, item.name)
-                node, st = await self._calls.sys_lookup(directory.cred, where)
-            except KernelError:  # a vanished name is not an error of the listing
+                node, st = await self._calls.sys_entry(fh, item.name)
+            except (NotFoundError, StaleError):  # a vanished name is no error of the listing
                 continue
             if not pyfuse3.readdir_reply(token, item.name, convert.entry(node, st), position):
                 break

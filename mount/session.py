@@ -60,7 +60,9 @@ async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]
         pyfuse3.init(operations, str(options.mountpoint), options.fuse)
     except RuntimeError as exc:
         raise UnavailableError(
-            f"cannot mount at {options.mountpoint}: {exc}; try nexusfs doctor"
+            f"cannot mount at {options.mountpoint}: {exc}: the directory must be yours, and "
+            "--allow-other needs user_allow_other in /etc/fuse.conf unless you are root; the log "
+            "may say more, and try nexusfs doctor"
         ) from exc
     try:
         await _serve(kernel, operations, options, ready)
@@ -118,3 +120,5 @@ def reload(kernel: Kernel) -> None:
         kernel.reload(load_config(kernel.config_path))
     except InvalidError as exc:
         log.error("the configuration was not reloaded: %s", exc)
+    except Exception:
+        log.exception("the configuration was not reloaded")

@@ -14,13 +14,18 @@ from nexusfs.boot.config import Config
 from nexusfs.boot.kernel import Backing, Kernel
 from nexusfs.contracts.agent import AgentSpec, parse_spec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import KernelError, ToolFailedError
+from nexusfs.contracts.errors import InvalidError, KernelError, ToolFailedError
 from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelPort, ModelReply, Usage
-from nexusfs.contracts.tool import Tool, ToolContext, tool
+from nexusfs.contracts.tool import Tool, ToolContext, ToolResult, tool
 from nexusfs.drivers.store_local import open_store
 from nexusfs.fs.storefs import StoreFS
+from nexusfs.kernel.arguments import validate_arguments
+from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.table import ProcessTable
+from nexusfs.kernel.tools import ToolTable
 from nexusfs.services.agent.program import AgentProgram
 from nexusfs.services.tools import BUILTIN
+from tests.contract.host_files import HostFiles
 
 ROOT = Credentials(0, 0)
 ALICE = Credentials(1000, 1000)
@@ -40,7 +45,7 @@ async def booted(
     try:
         backing = Backing(StoreFS(store).root, store.journal, store.calls, 0, 0)
         kernel = Kernel(Config.model_validate({}), store_dir / "config.toml", backing)
-        for one in tools:
+        for one in warm(tools):
             kernel.tools.register(one)
         if model is None:
             kernel.processes.off = "agents are not available here (off)"
@@ -61,6 +66,14 @@ async def booted(
 def spec(**fields: Any) -> AgentSpec:
     """A spec as a write to proc/spawn gives it."""
     return parse_spec(fields)
+
+
+async def spawned(
+    table: ProcessTable, parent: Process | None = None, cred: Credentials = ROOT, **fields: Any
+) -> Process:
+    """A new agent, child of `parent`."""
+    info = await table.spawn(parent.cred if parent else cred, spec(**fields))
+    return table.get(info.pid)
 
 
 def says(text: str) -> Message:
@@ -103,16 +116,25 @@ class SlowModel:
         return []
 
 
+def warm(tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    """The tools, their schemas compiled: the first use is in a thread, which no clock awaits."""
+    for one in (*tools, *tools):  # twice: the first pass may empty a cache that is full
+        with contextlib.suppress(InvalidError):
+            validate_arguments(one.input_schema, {})
+    return tuple(tools)
+
+
 class Workshop:
-    """Tools whose calls leave a trace: `+name` at the start, `-name` at the end."""
+    """Tools whose calls leave a trace: `+mark` at the start, `-mark` at the end.
+
+    `look` only reads, `act` does not; `fail` fails, `crash` is a bug, `raw` gives bytes.
+    """
 
     def __init__(self) -> None:
         self.trace: list[str] = []
+        self.tools = warm(self._make())
 
-    @property
-    def tools(self) -> tuple[Tool, ...]:
-        """`look` only reads, `act` does not, `fail` fails, `crash` is our bug, `raw` gives bytes."""
-
+    def _make(self) -> tuple[Tool, ...]:
         async def traced(name: str, seconds: float, mark: str) -> str:
             self.trace.append(f"+{mark or name}")
             await trio.sleep(seconds)
@@ -145,6 +167,24 @@ class Workshop:
             return b"caf\xe9"
 
         return look, act, fail, crash, raw
+
+
+class BareDispatcher:
+    """The two system calls of a turn over a tool table alone, without files."""
+
+    def __init__(self, *tools: Tool) -> None:
+        nothing = HostFiles(Path("/nonexistent"))
+        self.table = ToolTable(lambda _, call: ToolContext(nothing, "/", call), lambda *_: True)
+        for one in tools:
+            self.table.register(one)
+
+    async def sys_tools(self, cred: Credentials) -> list[Tool]:
+        return [self.table.get(cred, name) for name in self.table.names(cred)]
+
+    async def sys_dispatch(
+        self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None
+    ) -> ToolResult:
+        return await self.table.dispatch(cred, name, arguments, call_id)
 
 
 class MemoryJournal:
@@ -200,7 +240,10 @@ def check_history(transcript: Sequence[Message]) -> None:
 
 
 async def until(
-    done: Callable[[], object], *, rounds: int = 1000, step: Callable[[], Awaitable[object]] | None = None
+    done: Callable[[], object],
+    *,
+    rounds: int = 1000,
+    step: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
     """Lets other tasks run until `done()` is true; fails after `rounds`, without sleeping."""
     for _ in range(rounds):

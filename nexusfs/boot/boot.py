@@ -133,6 +133,7 @@ class _Services:
             worker, aliases=options.config.model_aliases,
             default_model=options.config.default_model, key_names=options.key_names,
         )  # fmt: skip
+        router.resolve(None)  # a default that is no model degrades the service, with a sentence
         self._kernel.models = router.available
         self._kernel.on_reload.append(
             lambda config: router.configure(config.model_aliases, config.default_model)

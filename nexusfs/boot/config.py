@@ -7,12 +7,13 @@ environment's go to the model worker unread (see `environment`).
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nexusfs.contracts.errors import InvalidError
+from nexusfs.contracts.words import nearest
 
 HIDDEN = "***"
 PRECEDENCE = ("command line", "environment NEXUSFS_*", "file", "default")
@@ -49,11 +50,13 @@ class Config(BaseSettings):
     )
     log_backups: int = Field(5, ge=0, description="rotated log files that are kept")
     retain_count: int = Field(1000, ge=0, description="ended agents that stay listed")
-    retain_seconds: float = Field(float("inf"), ge=0)
+    retain_seconds: float | None = Field(None, ge=0, description="and how long; none: no limit")
     tool_modules: tuple[str, ...] = Field(
         (), description="Python modules whose TOOLS are registered beside the built-in ones"
     )
-    services_off: tuple[str, ...] = Field((), description="services that are not started")
+    services_off: tuple[Literal["tools", "models", "agents"], ...] = Field(
+        (), description="services that are not started"
+    )
     tools: ToolLimits = Field(default_factory=lambda: ToolLimits.model_validate({}))
 
     @field_validator("keys", mode="before")
@@ -91,7 +94,9 @@ def load_config(path: Path) -> Config:
     except ValidationError as exc:
         fault = exc.errors(include_url=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
-        raise InvalidError(f"{path}: {place}: {fault['msg']}") from None
+        near = nearest(place, Config.model_fields) if fault["type"] == "extra_forbidden" else None
+        text = f"no such key: did you mean {near!r}?" if near else fault["msg"]
+        raise InvalidError(f"{path} or NEXUSFS_*: {place}: {text}") from None
 
 
 def show_config(config: Config, path: Path) -> bytes:

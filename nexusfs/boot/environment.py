@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+KEYS_VARIABLE = "NEXUSFS_KEYS"
+
 _PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "PYTHONPATH", "SHELL", "SSL_CERT_DIR",
               "SSL_CERT_FILE", "TERM", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")  # fmt: skip
 _PASSED_ON_PREFIXES = ("LC_", "NEXUSFS_", "XDG_", "COVERAGE_")
@@ -38,6 +40,7 @@ def daemon_environment() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+        if not name.startswith(KEYS_VARIABLE)
     }
 
 
@@ -51,6 +54,11 @@ def sealed_environment() -> int:
     seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
+
+
+def misplaced_keys() -> str | None:
+    """The variable that would put keys into the configuration, which must never hold them."""
+    return next((name for name in os.environ if name.startswith(KEYS_VARIABLE)), None)
 
 
 def key_names() -> list[str]:

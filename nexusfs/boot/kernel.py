@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -108,7 +109,8 @@ class Kernel:
     def run_in(self, nursery: trio.Nursery) -> None:
         """Sets the agents going."""
         self._nursery = nursery
-        self.processes.start(nursery)
+        if not self.processes.off:
+            self.processes.start(nursery)
 
     def reload(self, config: Config) -> None:
         """Takes a new configuration into use (SIGHUP)."""
@@ -127,7 +129,8 @@ class Kernel:
 
     def _proc_settings(self) -> ProcSettings:
         config = self.config
-        return ProcSettings(config.default_model, config.retain_seconds, config.retain_count)
+        seconds = math.inf if config.retain_seconds is None else config.retain_seconds
+        return ProcSettings(config.default_model, seconds, config.retain_count)
 
     def _context_of(self, cred: Credentials, call_id: str) -> ToolContext:
         files = BoundSyscalls(self.syscalls, cred.through("tool"))

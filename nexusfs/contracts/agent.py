@@ -37,8 +37,11 @@ CLAUDE_TOOLS = {
 }  # fmt: skip
 """Claude Code's names of tools, so that an existing collection works by cp."""
 
+LIST_MAX, ENTRY_MAX = 1000, 128
+"""Entries of a list of tools, and characters of one: each is matched against each tool."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
-Path = Annotated[str, Field(min_length=1, max_length=4096)]
+Path = Annotated[str, Field(pattern=r"^/", max_length=4096)]
 
 
 class AgentSpec(BaseModel):
@@ -53,7 +56,9 @@ class AgentSpec(BaseModel):
     agent: Name | None = Field(None, description="installed agent of /bin to start from")
     name: Name | None = Field(None, description="shown in status; letters a-z, digits and -")
     description: str = ""
-    model: str = Field("inherit", max_length=1024, description="provider/model, or inherit")
+    model: str = Field(
+        "inherit", pattern=r"^[^\x00-\x1f]{1,1024}$", description="provider/model, or inherit"
+    )
     fallback_models: tuple[str, ...] = ()
     instructions: str = Field(
         "",
@@ -93,15 +98,26 @@ class AgentSpec(BaseModel):
         """`Read, Grep` and ["Read", "Grep"] are the same list."""
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
-        return tuple(value) if isinstance(value, list) else value
+        if not isinstance(value, list | tuple | None):
+            raise ValueError("write a list of names, or one text with commas")
+        return value if value is None else tuple(value)
 
     @field_validator("tools", "disallowed_tools", mode="after")
     @classmethod
     def _tool_names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is None:
             return None
+        if len(value) > LIST_MAX or any(len(name) > ENTRY_MAX for name in value):
+            raise ValueError(f"a list of tools may have {LIST_MAX} names of {ENTRY_MAX} characters")
         names = (CLAUDE_TOOLS.get(re.sub(r"\(.*\)$", "", name), name) for name in value)
         return tuple(dict.fromkeys(names))
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _few_labels(cls, value: object) -> object:
+        if isinstance(value, dict) and len(value) > LIST_MAX:
+            raise ValueError(f"there may be {LIST_MAX} labels")
+        return value
 
     @field_validator("model_settings", mode="after")
     @classmethod
@@ -152,9 +168,10 @@ def parse_spec(raw: dict[str, Any]) -> AgentSpec:
 def _first_fault(exc: ValidationError) -> str:
     fault = exc.errors(include_url=False)[0]
     place = "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault["loc"])
-    given = repr(fault.get("input"))
+    given = json.dumps(fault.get("input"), default=str)
     given = given if len(given) <= 60 else given[:57] + "..."
-    return f"{place}: {fault['msg']} (given {given})"
+    shown = "" if fault["type"] == "value_error" else f" (given {given})"  # may be a key's value
+    return f"{place}: {fault['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def spec_schema() -> bytes:

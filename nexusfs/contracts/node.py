@@ -66,7 +66,11 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Attributes to set; None leaves one as it is. `mode` is permission bits only."""
+    """Attributes to set; None leaves one as it is. `mode` is permission bits only.
+
+    `touch` says that the times are the present, which whoever may write may set; for those
+    who do not own the file the kernel takes its own clock.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -75,6 +79,7 @@ class Change:
     atime_ns: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+    touch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,11 @@ class File:
 
     async def fsync(self, *, datasync: bool) -> None:
         """Returns when the content, and the attributes unless `datasync`, are on disk."""
+
+    @property
+    def unfinished(self) -> bool:
+        """True when a request has begun that a flush would refuse for being half."""
+        return False
 
     async def release(self) -> None:
         """Called once, when the last descriptor is gone. Must not fail."""

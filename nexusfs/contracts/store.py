@@ -253,8 +253,29 @@ class SyncTicket(Protocol):
         ...
 
 
+class Room(Protocol):
+    """Whether the disk lets a store grow."""
+
+    def check(self) -> None:
+        """NoSpaceError ENOSPC when the disk is full: only removals go on then."""
+        ...
+
+    def make(self, *, removing: bool) -> bool:
+        """Frees what is dead after an ENOSPC; True when trying once more is worth it.
+
+        For a removal the store's reserve is given up too. A blob that nothing names may be
+        gone afterwards, so the caller begins anew.
+        """
+        ...
+
+
 class Store(Protocol):
     """A store that is open: metadata and blobs under one lock."""
+
+    @property
+    def room(self) -> Room:
+        """Whether the disk lets the store grow."""
+        ...
 
     @property
     def meta(self) -> MetaStore:

@@ -151,7 +151,10 @@ class LocalBlobs:
     def _put_large(self, digest: bytes, data: bytes) -> BlobRef:
         path = self._large_path(self.algorithm, digest)
         temporary = path.with_suffix(".tmp")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise translated(exc) from exc
         try:
             _write_all(fd, data, 0)
             self._start_writeback(fd, len(data))
@@ -180,7 +183,7 @@ class LocalBlobs:
             return  # Freed before a crash, or never written: not ours to touch.
         if segment not in self._live_frames:
             self._live_frames[segment] = sum(each.live for each in _frames(fd))
-        os.pwrite(fd, bytes([_DEAD]), offset + len(_MAGIC))
+        _write_all(fd, bytes([_DEAD]), offset + len(_MAGIC))
         self._live_frames[segment] -= 1
         if self._live_frames[segment] == 0 and segment != self._segment:
             self._drop_segment(segment)
@@ -212,7 +215,7 @@ class LocalBlobs:
             os.close(os.open(self._path(number), flags, 0o600))
             fsync_directory(self._directory)
         except OSError as exc:
-            raise _translated(exc) from exc
+            raise translated(exc) from exc
         self._segment, self._end = number, 0
 
     def _cut_tail(self) -> int:
@@ -279,10 +282,11 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
             written = os.pwrite(fd, view, offset)
             view, offset = view[written:], offset + written
     except OSError as exc:
-        raise _translated(exc) from exc
+        raise translated(exc) from exc
 
 
-def _translated(exc: OSError) -> KernelError:
+def translated(exc: OSError) -> KernelError:
+    """NoSpaceError ENOSPC for a full disk, EIO for everything else that a disk may say."""
     full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
     return (NoSpaceError if full else KernelError)(f"the store's disk: {exc.strerror}")
 

@@ -11,6 +11,7 @@ import os
 import stat as _stat
 import time
 from collections.abc import Container, Sequence
+from dataclasses import replace
 
 from nexusfs.contracts.errors import (
     InvalidError,
@@ -25,6 +26,7 @@ from nexusfs.drivers import meta_extents, meta_schema, meta_xattr
 from nexusfs.drivers.meta_cache import Attr
 from nexusfs.drivers.meta_inodes import DELETE_EDGE, INSERT_EDGE, Inodes, unlinked
 from nexusfs.drivers.meta_rename import Rename
+from nexusfs.drivers.room import Room, grows, shrinks
 from nexusfs.drivers.sqlite import Database
 
 ATIMES_MAX = 4096
@@ -38,9 +40,14 @@ DEAD_BYTES = 64 << 20
 class SqlMeta:
     """Names, attributes and extents in one database; see `contracts.store.MetaStore`."""
 
-    def __init__(self, db: Database) -> None:
-        """Opens the tree in `db`; makes the tables and the root in a new one; erases orphans."""
+    def __init__(self, db: Database, room: Room | None = None) -> None:
+        """Opens the tree in `db`; makes the tables and the root in a new one; erases orphans.
+
+        `room` says whether the disk below lets the tree grow.
+        """
         self._db = db
+        self.room = room or Room()
+        self.checkpoint_commits = CHECKPOINT_COMMITS
         self._inodes = Inodes(db, new=meta_schema.prepare(db))
         for (ino,) in db.rows("SELECT ino FROM inode WHERE nlink = 0"):
             self.free(ino)
@@ -54,7 +61,7 @@ class SqlMeta:
     def maintenance_due(self) -> bool:
         """True when a sync with a checkpoint should be made soon."""
         return (
-            self._db.commits_since_checkpoint >= CHECKPOINT_COMMITS
+            self._db.commits_since_checkpoint >= self.checkpoint_commits
             or self._inodes.dead.fresh_bytes >= DEAD_BYTES
         )
 
@@ -85,6 +92,7 @@ class SqlMeta:
 
     # Names
 
+    @grows
     def create(self, parent: int, name: bytes, new: NewNode) -> Stat:
         """Makes an inode and its first name."""
         inodes = self._inodes
@@ -101,6 +109,7 @@ class SqlMeta:
         inodes.set_name(parent, name, attr.ino)
         return attr
 
+    @grows
     def link(self, parent: int, name: bytes, ino: int) -> Stat:
         """Adds a name to an inode that is not a directory."""
         inodes = self._inodes
@@ -122,6 +131,7 @@ class SqlMeta:
         inodes.set_name(parent, name, ino)
         return linked
 
+    @shrinks
     def unlink(self, parent: int, name: bytes, held: Container[int] = ()) -> Stat:
         """Removes a name; the inode goes with its last one, unless it is held."""
         directory = self._inodes.directory(parent)
@@ -130,6 +140,7 @@ class SqlMeta:
             raise IsDirectoryError(f"is a directory: {os.fsdecode(name)!r}")
         return self._remove(directory, name, attr, held)
 
+    @shrinks
     def rmdir(self, parent: int, name: bytes) -> Stat:
         """Removes an empty directory."""
         directory = self._inodes.directory(parent)
@@ -137,6 +148,7 @@ class SqlMeta:
         self._inodes.refuse_unempty(attr, name)
         return self._remove(directory, name, attr, ())
 
+    @shrinks
     def rename(
         self,
         source: tuple[int, bytes],
@@ -149,6 +161,7 @@ class SqlMeta:
 
     # Attributes
 
+    @shrinks
     def setattr(self, ino: int, change: Change) -> Stat:
         """Sets attributes; a new size cuts or extends the file."""
         attr = self._inodes.attr(ino)
@@ -215,6 +228,7 @@ class SqlMeta:
                     meta_extents.forget_blob(self._db, ref)
         return len(dead)
 
+    @shrinks
     def free(self, ino: int) -> None:
         """Erases an orphan."""
         with self._db:
@@ -229,6 +243,7 @@ class SqlMeta:
 
     def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
         """Sets one attribute. NoSpaceError over 64 KiB of names."""
+        self.room.check()
         after = self._inodes.attr(ino).changed(ctime_ns=time.time_ns())
         with self._db:
             meta_xattr.put(self._db, ino, name, value)
@@ -239,6 +254,7 @@ class SqlMeta:
         """The names, sorted."""
         return meta_xattr.names(self._db, ino)
 
+    @shrinks
     def removexattr(self, ino: int, name: bytes) -> None:
         """Removes one attribute. NoDataError."""
         after = self._inodes.attr(ino).changed(ctime_ns=time.time_ns())
@@ -257,9 +273,14 @@ class SqlMeta:
         """Moves what is committed from the log to its place; blobs must be durable before."""
         self._db.checkpoint()
 
+    def shrink(self) -> None:
+        """Checkpoints, and gives unused space of the log and the database to the disk."""
+        self._db.shrink()
+
     def statfs(self) -> StatFs:
-        """Size and use of the disk below."""
-        return self._db.statfs()
+        """Size and use of the disk below; what only removals may use is not free."""
+        host = self._db.statfs()
+        return replace(host, bfree=0, bavail=0) if self.room.full else host
 
     def close(self) -> None:
         """Writes what is left in memory and releases the database."""

@@ -34,6 +34,8 @@ from nexusfs.contracts.node import StatFs
 
 APPLICATION_ID = 0x4E585331
 """Marks the file as ours for file(1): "NXS1"."""
+SHRINK_PAGES = 64
+"""Pages given back by one transaction: its log stays under a small disk's reserve."""
 
 _ERRORS: dict[int, type[KernelError]] = {
     sqlite3.SQLITE_FULL: NoSpaceError,
@@ -61,6 +63,7 @@ class Database:
         try:
             self._conn = sqlite3.connect(path, isolation_level=None, cached_statements=256)
             for pragma in (
+                "auto_vacuum=INCREMENTAL",  # Only heeded in a new file: `shrink` needs it.
                 "locking_mode=EXCLUSIVE",
                 "journal_mode=WAL",
                 "synchronous=NORMAL",
@@ -124,6 +127,18 @@ class Database:
         """Moves the WAL's frames to the database file; SQLite syncs both."""
         self.commits_since_checkpoint = 0
         self.rows("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def shrink(self) -> None:
+        """Checkpoints, and gives the disk what log and file no longer need. NoSpaceError."""
+        self.commits_since_checkpoint = 0
+        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        unused = self.row("PRAGMA freelist_count")[0]
+        while unused >= SHRINK_PAGES:
+            self.rows(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
+            self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            before, unused = unused, self.row("PRAGMA freelist_count")[0]
+            if unused >= before:
+                return  # A file of an older version cannot.
 
     def dirty_fds(self) -> list[int]:
         """A new descriptor of the WAL, to fdatasync and close."""

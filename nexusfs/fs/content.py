@@ -8,7 +8,8 @@ the extents they cover. A write costs its own size and that of at most one piece
 
 from collections import OrderedDict
 
-from nexusfs.contracts.store import BlobRef, BlobStore, Extent, MetaStore, digest_of
+from nexusfs.contracts.errors import NoSpaceError
+from nexusfs.contracts.store import BlobRef, Extent, Store, digest_of
 
 INLINE_BYTES = 4096
 """Largest inline extent: one page of the database."""
@@ -21,10 +22,11 @@ CACHE_BYTES = 8 << 20
 class Content:
     """Reads and writes bytes of files; offsets and sizes are checked by the caller."""
 
-    def __init__(self, meta: MetaStore, blobs: BlobStore) -> None:
+    def __init__(self, store: Store) -> None:
         """Content over one store."""
-        self._meta = meta
-        self._blobs = blobs
+        self._meta = store.meta
+        self._blobs = store.blobs
+        self._room = store.room
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._cached = 0
 
@@ -43,14 +45,28 @@ class Content:
 
     def write(self, ino: int, data: bytes, offset: int) -> None:
         """Writes `data`, in one transaction. NoSpaceError leaves the file as it was."""
-        if len(data) >= INLINE_BYTES:
-            self._meta.write(ino, self._pieces(data, offset))
-            return
-        start, joined = self._join(ino, data, offset)
-        if len(joined) < INLINE_BYTES:
-            self._meta.write(ino, [Extent(start, len(joined), joined)])
-        else:
-            self._meta.write(ino, self._pieces(joined, start))
+        self._room.check()
+        try:
+            self._write(ino, data, offset)
+        except NoSpaceError:
+            if not self._room.make(removing=False):
+                raise
+            self._write(ino, data, offset)
+
+    def _write(self, ino: int, data: bytes, offset: int) -> None:
+        start = offset
+        if len(data) < INLINE_BYTES:
+            start, data = self._join(ino, data, offset)
+            if len(data) < INLINE_BYTES:
+                self._meta.write(ino, [Extent(start, len(data), data)])
+                return
+        put: list[BlobRef] = []
+        try:
+            self._meta.write(ino, self._pieces(data, start, put))
+        except NoSpaceError:  # Nothing names these yet, and they take space.
+            for ref in put:
+                self._blobs.delete(ref)
+            raise
 
     def _join(self, ino: int, data: bytes, offset: int) -> tuple[int, bytes]:
         """`data` with the inline bytes that it touches: (start, bytes)."""
@@ -69,20 +85,24 @@ class Content:
                 data += extent.data[stop - extent.start :] if extent.start < stop else extent.data
         return start, data
 
-    def _pieces(self, data: bytes, offset: int) -> list[Extent]:
-        """Extents of blobs for `data`; a blob that is already stored is named again."""
+    def _pieces(self, data: bytes, offset: int, put: list[BlobRef]) -> list[Extent]:
+        """Extents of blobs for `data`; `put` gets those that were not stored before."""
         if len(data) <= BLOB_BYTES:
-            return [Extent(offset, len(data), None, self._blob(data))]
+            return [Extent(offset, len(data), None, self._blob(data, put))]
         extents = []
         for at in range(0, len(data), BLOB_BYTES):
             piece = data[at : at + BLOB_BYTES]
-            extents.append(Extent(offset + at, len(piece), None, self._blob(piece)))
+            extents.append(Extent(offset + at, len(piece), None, self._blob(piece, put)))
         return extents
 
-    def _blob(self, data: bytes) -> BlobRef:
+    def _blob(self, data: bytes, put: list[BlobRef]) -> BlobRef:
         algorithm = self._blobs.algorithm
         digest = digest_of(algorithm, data)
-        return self._meta.find_blob(digest, algorithm) or self._blobs.put(digest, data)
+        found = self._meta.find_blob(digest, algorithm)
+        if found is None:
+            found = self._blobs.put(digest, data)
+            put.append(found)
+        return found
 
     def _bytes(self, extent: Extent, start: int, stop: int) -> bytes:
         """The bytes [start, stop) of the file, which lie in `extent`."""

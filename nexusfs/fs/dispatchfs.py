@@ -17,6 +17,7 @@ from nexusfs.contracts.node import DirEntry, Node
 from nexusfs.contracts.store import CallLog
 from nexusfs.contracts.tool import Tool, ToolResult, new_call_id
 from nexusfs.kernel.clock import now_ns
+from nexusfs.kernel.last import Last
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.syscalls import Syscalls
 from nexusfs.kernel.vfs.control import Control, ControlNode, Request
@@ -26,6 +27,8 @@ DISPATCH_INO = 2 << 56
 CALLS_INO = DISPATCH_INO | (1 << 52)
 TOOL_INO = DISPATCH_INO | (2 << 52)
 TOOL_MODE = 0o100666
+ROOT_MODE = 0o1777
+"""Nothing can be made here, but Linux must ask us: an unknown tool is ENOENT, not EACCES."""
 
 
 class DispatchFs:
@@ -39,14 +42,18 @@ class DispatchFs:
         self._background = background
         self._call_log = call_log
         self._born = Owner(kernel_uid, 0, now_ns())
-        self._last: dict[tuple[int, int], str] = {}
+        self._last: Last[str] = Last()
         self._nodes: WeakValueDictionary[tuple[int, str], ToolNode] = WeakValueDictionary()
         self._inos = itertools.count(TOOL_INO)
         self._table = self._root_table()
         self._agent_table = Table(_owner_of, background)
         self._call_table = Table(lambda _: self._born, background)
         self.root: Node = DirNode(
-            self._table, None, DISPATCH_INO, dynamic=Dynamic(self._lookup_tool, self._tool_entries)
+            self._table,
+            None,
+            DISPATCH_INO,
+            ROOT_MODE,
+            Dynamic(self._lookup_tool, self._tool_entries),
         )
 
     def agent_dir(self, process: Process, ino: int) -> Node:
@@ -103,11 +110,17 @@ class DispatchFs:
         async def act(obj: Any, cred: Credentials, request: Request) -> bytes:
             if process and process.state.ended:
                 raise NoProcessError(f"agent {process.pid} has ended: its tools are gone")
+            if process and cred.agent_pid not in (0, process.pid):
+                self._calls.processes.check_owner(cred, process)
             return await self._run(tool, process.cred if process else cred, cred, request)
 
         manual = json.dumps(tool.manual(), indent=2).encode() + b"\n"
         return Control(
-            frozenset({"object"}), act, lambda _: manual, lambda _: f"{directory}/{tool.name}"
+            frozenset({"object"}),
+            act,
+            lambda _: manual,
+            lambda _: f"{directory}/{tool.name}",
+            failed=lambda _, exc: ToolResult(new_call_id(), tool.name, "", str(exc), 0.0).to_json(),
         )
 
     async def _run(
@@ -122,7 +135,7 @@ class DispatchFs:
             result = ToolResult(call_id, tool.name, "", str(exc), 0.0)
         reply = result.to_json()
         self._call_log.put(caller.uid, call_id, reply)
-        self._last[caller.uid, caller.session] = call_id
+        self._last.set(caller, call_id)
         if failure is None and result.error is not None:
             failure = ToolFailedError(result.error)
         if failure is not None:
@@ -133,7 +146,7 @@ class DispatchFs:
     # -- .last and .calls
 
     def _last_link(self, _: Any, cred: Credentials) -> bytes | None:
-        call_id = self._last.get((cred.uid, cred.session))
+        call_id = self._last.get(cred)
         return f".calls/{call_id}".encode() if call_id else None
 
     def _calls_dir(self, _: Any, ino: int) -> Node:

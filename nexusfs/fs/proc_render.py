@@ -72,7 +72,12 @@ def exit_line(process: Process) -> bytes | None:
     """`<pid> <exit_code> <reason>`, or None while the process lives."""
     if not process.state.ended:
         return None
-    return f"{process.pid} {process.exit_code} {process.reason}".replace("\n", " ").encode() + b"\n"
+    return (
+        f"{process.pid} {process.exit_code} {process.reason}".replace("\n", " ").encode(
+            "utf-8", "replace"
+        )
+        + b"\n"
+    )
 
 
 def result(process: Process) -> bytes:
@@ -88,7 +93,7 @@ def exit_code(process: Process) -> bytes:
 
 def wchan(process: Process) -> bytes:
     """What the process waits for."""
-    return process.wchan.encode() + b"\n"
+    return process.wchan.encode("utf-8", "replace") + b"\n"
 
 
 def usage(process: Process) -> bytes:

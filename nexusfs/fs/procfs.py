@@ -3,6 +3,7 @@
 A file of proc/<pid>/ is one row of the table that `_agent_table` fills.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
@@ -85,6 +86,7 @@ class ProcFs:
         self._calls.vfs.watch.name(self.root, b"%d" % pid, "kernel")
 
     async def _pids(self, cred: Credentials) -> Iterable[DirEntry]:
+        self._calls.processes.prune()
         pids = [KERNEL_PID, *(process.pid for process in self._calls.processes)]
         return [DirEntry(b"%d" % pid, PROC_INO | (pid << 8), 0o040000) for pid in pids]
 
@@ -126,11 +128,15 @@ class ProcFs:
 
     def _add_controls(self, table: Table) -> None:
         ctl = Control(
-            frozenset({"line"}), self._ctl, lambda _: _VERB_LIST, lambda p: f"/proc/{p.pid}/ctl"
+            frozenset({"lines"}), self._ctl, lambda _: _VERB_LIST, lambda p: f"/proc/{p.pid}/ctl"
         )
         control(table, "ctl", 0o622, ctl)
         stdin = Control(
-            frozenset({"message"}), self._stdin, lambda _: b"", lambda p: f"/proc/{p.pid}/stdin"
+            frozenset({"message"}),
+            self._stdin,
+            lambda _: b"",
+            lambda p: f"/proc/{p.pid}/stdin",
+            lambda p, cred: self._calls.processes.check_listens(cred, p.pid),
         )
         control(table, "stdin", 0o600, stdin)
 
@@ -228,6 +234,11 @@ async def _spec_of(request: Request) -> Any:
     if request.kind == "markdown":
         return (await agent_from_markdown(request.data))[0]
     name, _, task = _text(request.data).strip().partition(" ")
+    if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
+        raise InvalidError(
+            "write one JSON object {...}, Markdown that starts with ---, or one line: the name of "
+            f"an agent in /bin, without .md, and its task (given {name[:60]!r})"
+        )
     return parse_spec({"agent": name, **({"task": task.strip()} if task.strip() else {})})
 
 

@@ -71,7 +71,7 @@ class StoreFS:
         """The filesystem of `store`, which stays the caller's to close."""
         self.store = store
         self.meta = store.meta
-        self.content = Content(store.meta, store.blobs)
+        self.content = Content(store)
         self.entry_ttl_s = entry_ttl_s
         self.attr_ttl_s = attr_ttl_s
         self.open_files: dict[int, int] = {}

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from nexusfs.contracts.agent import CLAUDE_FIELDS, AgentSpec, parse_spec
+from nexusfs.contracts.agent import CLAUDE_FIELDS, SPEC_LIMIT_BYTES, AgentSpec, parse_spec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     AccessError,
@@ -11,7 +11,9 @@ from nexusfs.contracts.errors import (
     KernelError,
     NotFoundError,
     NotSpecError,
+    TooBigError,
 )
+from nexusfs.contracts.words import nearest
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.frontmatter import parse_agent_async
 from nexusfs.kernel.syscalls import Syscalls
@@ -52,14 +54,26 @@ async def load_installed(calls: Syscalls, cred: Credentials, name: str) -> Agent
     try:
         executable = await calls.sys_access(cred, path, os.X_OK)
     except NotFoundError:
-        raise NotFoundError(
-            f"no agent {name!r} installed: put it at {path} and chmod +x it"
-        ) from None
+        near = nearest(name, await _installed(calls, cred))
+        hint = f"did you mean {near!r}?" if near else f"put it at {path} and chmod +x it"
+        raise NotFoundError(f"no agent {name!r} in /bin: {hint}") from None
     if not executable:
         raise AccessError(f"{path} is not executable: chmod +x it to install the agent")
-    data = await BoundSyscalls(calls, cred).read_file(path)
+    data = await BoundSyscalls(calls, cred).read_file(path, size=SPEC_LIMIT_BYTES + 1)
+    if len(data) > SPEC_LIMIT_BYTES:
+        raise TooBigError(f"{path}: an agent may have 4 MiB")
     try:
         spec, _ = await agent_from_markdown(data)
     except KernelError as exc:
         raise NotSpecError(f"{path}: {exc}") from None
     return spec.model_copy(update={"agent": name, "name": spec.name or name})
+
+
+async def _installed(calls: Syscalls, cred: Credentials) -> list[str]:
+    """Names of the files in /bin that could be agents."""
+    try:
+        entries = await calls.sys_readdir(cred, "/bin")
+    except KernelError:
+        return []
+    names = (entry.name.decode("utf-8", "replace") for entry in entries[:1000])
+    return [name.removesuffix(".md") for name in names if name.endswith(".md")]

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import trio
+
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import ExistsError, UnavailableError
+from nexusfs.contracts.errors import ExistsError, UnavailableError, WouldBlockError
 from nexusfs.contracts.node import DirEntry, Stat
 from nexusfs.kernel.syscalls import Syscalls
 
@@ -32,17 +34,25 @@ class BoundSyscalls:
         return call if name in _ON_DESCRIPTORS else partial(call, self.cred)
 
     async def read_file(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
-        """Bytes [offset, offset + size), or to the end; a stream gives what is there."""
+        """Bytes [offset, offset + size), or to the end; a stream what is there, or EAGAIN."""
         opened = await self.calls.sys_open(self.cred, path, os.O_RDONLY | os.O_NONBLOCK)
         pieces: list[bytes] = []
         left = size
+        await trio.lowlevel.checkpoint()  # each MiB: ordinary files never suspend by themselves
         try:
             while left is None or left > 0:
                 want = READ_CHUNK_BYTES if left is None else min(left, READ_CHUNK_BYTES)
-                piece = await self.calls.sys_read(opened.fd, want, offset)
+                try:
+                    piece = await self.calls.sys_read(opened.fd, want, offset)
+                except WouldBlockError:
+                    if not pieces:
+                        raise
+                    piece = b""
                 if not piece:
                     break
                 pieces.append(piece)
+                if len(piece) == READ_CHUNK_BYTES:
+                    await trio.lowlevel.checkpoint()
                 offset += len(piece)
                 left = None if left is None else left - len(piece)
         finally:
@@ -56,6 +66,8 @@ class BoundSyscalls:
         try:
             written = 0
             while written < len(data):
+                if written:  # not before the first piece: a kill must not leave an emptied file
+                    await trio.lowlevel.checkpoint()
                 piece = data[written : written + READ_CHUNK_BYTES]
                 written += await self.calls.sys_write(opened.fd, piece, written)
             await self.calls.sys_flush(opened.fd)
@@ -86,5 +98,5 @@ class BoundSyscalls:
 
 
 _ON_DESCRIPTORS = frozenset(
-    {"sys_read", "sys_write", "sys_flush", "sys_fsync", "sys_readdir_fd", "sys_close"}
+    {"sys_read", "sys_write", "sys_flush", "sys_fsync", "sys_readdir_fd", "sys_entry", "sys_close"}
 )

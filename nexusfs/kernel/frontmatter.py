@@ -11,6 +11,7 @@ Source of the format: https://docs.claude.com/en/docs/claude-code/sub-agents
 
 import contextlib
 import json
+import math
 import re
 import sys
 from typing import Any
@@ -207,13 +208,20 @@ class _Builder:
 def _scalar(event: Any) -> object:
     """The value of a scalar: quoted ones are text, plain ones may be numbers or words."""
     text: str = event.value
+    if "\0" in text:
+        raise _fault(event, "text may not contain NUL")
     if not event.implicit[0]:
         return text
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if _integer.fullmatch(text):
         return int(text)
-    return float(text) if _float.fullmatch(text) else text
+    if not _float.fullmatch(text):
+        return text
+    number = float(text)
+    if not math.isfinite(number):
+        raise _fault(event, f"{text} is too large a number")
+    return number
 
 
 def _fault(event: Any, what: str) -> InvalidError:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
+import trio
+
 from nexusfs.contracts.errors import DisconnectedError, KernelError, errno_of
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ def syscall(
         if gate.shut:
             raise DisconnectedError("the kernel is shutting down")
         gate.calls[name] += 1
+        await trio.lowlevel.checkpoint_if_cancelled()  # what was killed makes no more calls
         try:
             return await call(self, *args, **kwargs)
         except Exception as exc:

@@ -4,6 +4,7 @@ Concurrency: all of it in the trio thread; no method but `Cursor.wait` suspends,
 and its cursors always agree.
 """
 
+import sys
 from collections.abc import Callable
 
 import trio
@@ -103,12 +104,17 @@ class Cursor:
         self.offset = 0
         self.live_offset = 0
 
-    def take(self) -> bytes:
-        """All that is new since the last call; empty when there is nothing."""
+    def take(self, limit: int = sys.maxsize) -> bytes:
+        """What is new since the last call; empty when there is nothing.
+
+        At most `limit` settled bytes; the live tail always whole, for it may be taken back.
+        """
         log = self.log
-        new = bytes(log.data[self.offset :]) + bytes(log.live[self.live_offset :])
-        self.offset = len(log.data)
-        self.live_offset = len(log.live)
+        new = bytes(log.data[self.offset : self.offset + limit])
+        self.offset += len(new)
+        if self.offset == len(log.data) and len(new) < limit:
+            new += bytes(log.live[self.live_offset :])
+            self.live_offset = len(log.live)
         return new
 
     @property

@@ -4,10 +4,17 @@ import os
 import stat as _stat
 
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import AccessError, NotPermittedError
+from nexusfs.contracts.errors import (
+    AccessError,
+    InvalidError,
+    IsDirectoryError,
+    NotPermittedError,
+)
 from nexusfs.contracts.node import Change, Stat
 
 _ACCESS_MODE = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
+_SET_IDS = _stat.S_ISUID | _stat.S_ISGID
+_GROUP_RUNS = _stat.S_ISGID | _stat.S_IXGRP
 
 
 def may(cred: Credentials, st: Stat, mask: int) -> bool:
@@ -62,62 +69,121 @@ def checked_change(cred: Credentials, st: Stat, change: Change, now_ns: int) -> 
     Raises:
         NotPermittedError: EPERM, only the owner (mode, times) or root (owner) may.
         AccessError: EACCES, size or current time without write permission.
+        IsDirectoryError: EISDIR, a directory has no size to set; InvalidError EINVAL.
 
     Source: chmod(2), chown(2), truncate(2), utimensat(2).
     """
-    mode = change.mode
-    if mode is not None:
-        mode = _checked_mode(cred, st, mode)
+    mode = None if change.mode is None else _checked_mode(cred, st, change.mode)
     if change.uid is not None or change.gid is not None:
         _check_chown(cred, st, change)
-        if st.is_file and mode is None and cred.uid != 0 and st.mode & 0o6000:
-            mode = _stat.S_IMODE(st.mode) & ~_cleared_bits(st.mode)
+        if mode is None and not st.is_dir:
+            mode = _new_mode(st, without_set_ids(cred, st))
     if change.size is not None:
-        check(cred, st, os.W_OK)
-    explicit_times = change.atime_ns is not None or change.mtime_ns is not None
-    if (
-        explicit_times
-        and change.size is None
-        and not is_owner(cred, st)
-        and not may(cred, st, os.W_OK)
-    ):
-        raise NotPermittedError("only the owner may set the times")
+        _check_size(cred, st)
+        if mode is None:
+            mode = mode_after_write(cred, st)
+    atime_ns, mtime_ns = _checked_times(cred, st, change, now_ns)
     return Change(
-        mode=mode, uid=change.uid, gid=change.gid, size=change.size, atime_ns=change.atime_ns,
-        mtime_ns=now_ns if change.size is not None and change.mtime_ns is None else change.mtime_ns,
+        mode=mode, uid=change.uid, gid=change.gid, size=change.size, atime_ns=atime_ns,
+        mtime_ns=now_ns if change.size is not None and mtime_ns is None else mtime_ns,
         ctime_ns=now_ns,
     )  # fmt: skip
 
 
+def mode_after_write(cred: Credentials, st: Stat) -> int | None:
+    """The permission bits to set when `cred` changes the content; None when they stay.
+
+    Whoever is not root takes setuid and setgid off. Source: Linux fs/attr.c,
+    setattr_should_drop_suidgid.
+    """
+    if cred.is_root or not st.mode & _SET_IDS or not st.is_file:
+        return None
+    return _new_mode(st, without_set_ids(cred, st))
+
+
+def without_set_ids(cred: Credentials, st: Stat) -> int:
+    """The permission bits without setuid, and without a setgid that means execution.
+
+    Setgid without execution by the group stays for members of the group. Source: Linux
+    fs/attr.c, setattr_should_drop_sgid.
+    """
+    mode = _stat.S_IMODE(st.mode) & ~_stat.S_ISUID
+    if mode & _stat.S_IXGRP or not _is_member(cred, st.gid):
+        mode &= ~_stat.S_ISGID
+    return mode
+
+
+def mode_of_new(cred: Credentials, parent: Stat, mode: int) -> int:
+    """The mode that a new inode gets in `parent`.
+
+    A directory inherits setgid; a file that others could run as the directory's group loses it.
+    Source: Linux fs/inode.c, inode_init_owner and mode_strip_sgid.
+    """
+    if not parent.mode & _stat.S_ISGID:
+        return mode
+    if _stat.S_ISDIR(mode):
+        return mode | _stat.S_ISGID
+    runs_as_group = mode & _GROUP_RUNS == _GROUP_RUNS
+    return mode & ~_stat.S_ISGID if runs_as_group and not _is_member(cred, parent.gid) else mode
+
+
+def _is_member(cred: Credentials, gid: int) -> bool:
+    """True for root and for those who have the group."""
+    return cred.is_root or cred.gid == gid or gid in cred.groups
+
+
+def _new_mode(st: Stat, mode: int) -> int | None:
+    return mode if mode != _stat.S_IMODE(st.mode) else None
+
+
 def _checked_mode(cred: Credentials, st: Stat, mode: int) -> int:
+    mode = _stat.S_IMODE(mode)
     if not is_owner(cred, st):
-        if _only_clears_set_ids(st, mode) and may(cred, st, os.W_OK):
-            return mode  # what Linux asks for in the name of a writer: file_remove_privs()
-        raise NotPermittedError("only the owner may change the mode")
-    in_group = cred.uid == 0 or cred.gid == st.gid or st.gid in cred.groups
-    return _stat.S_IMODE(mode) if in_group else _stat.S_IMODE(mode) & ~_stat.S_ISGID
-
-
-def _only_clears_set_ids(st: Stat, mode: int) -> bool:
-    """True when `mode` takes setuid or setgid bits away and changes nothing else."""
-    gone = _stat.S_IMODE(st.mode) ^ mode
-    return st.is_file and bool(gone) and not gone & ~0o6000 and not mode & gone
+        # Linux sends this itself before a write, in the name of whoever writes.
+        old = _stat.S_IMODE(st.mode)
+        drops_set_ids = mode != old and mode | old & _SET_IDS == old
+        if not (drops_set_ids and st.is_file and may(cred, st, os.W_OK)):
+            raise NotPermittedError("only the owner may change the mode")
+        return mode
+    return mode if _is_member(cred, st.gid) else mode & ~_stat.S_ISGID
 
 
 def _check_chown(cred: Credentials, st: Stat, change: Change) -> None:
-    if cred.uid == 0:
+    if cred.is_root:
         return
     if change.uid is not None and (change.uid != st.uid or cred.uid != st.uid):
         raise NotPermittedError("only root may give a file away")
     if cred.uid != st.uid:
         raise NotPermittedError("only the owner may change the group")
-    if change.gid is not None and change.gid != cred.gid and change.gid not in cred.groups:
+    if change.gid not in (None, st.gid, cred.gid) and change.gid not in cred.groups:
         raise NotPermittedError("you are not in that group")
 
 
-def _cleared_bits(mode: int) -> int:
-    """Setuid, and setgid when the group may execute. Source: chown(2)."""
-    return _stat.S_ISUID | (_stat.S_ISGID if mode & _stat.S_IXGRP else 0)
+def _check_size(cred: Credentials, st: Stat) -> None:
+    if st.is_dir:
+        raise IsDirectoryError("is a directory")
+    if not st.is_file:
+        raise InvalidError("not a regular file")
+    check(cred, st, os.W_OK)
+
+
+def _checked_times(
+    cred: Credentials, st: Stat, change: Change, now_ns: int
+) -> tuple[int | None, int | None]:
+    """Atime and mtime to set."""
+    atime_ns, mtime_ns = change.atime_ns, change.mtime_ns
+    if change.touch:
+        if not is_owner(cred, st):
+            check(cred, st, os.W_OK)
+            return now_ns, now_ns
+        return (
+            now_ns if atime_ns is None else atime_ns,
+            now_ns if mtime_ns is None else mtime_ns,
+        )
+    sets_times = atime_ns is not None or mtime_ns is not None
+    if sets_times and change.size is None and not is_owner(cred, st):
+        raise NotPermittedError("only the owner may set the times")
+    return atime_ns, mtime_ns
 
 
 def _show(name: bytes | str) -> str:

@@ -5,12 +5,19 @@ Each `sys_*` takes credentials first, passes the gate, and raises KernelError wi
 """
 
 import os
+import stat as _stat
 from dataclasses import dataclass
 from typing import Any
 
-from nexusfs.contracts.agent import AgentSpec
+from nexusfs.contracts.agent import AgentSpec, parse_spec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BadFileError, InvalidError, NotDirectoryError, UnknownToolError
+from nexusfs.contracts.errors import (
+    BadFileError,
+    InvalidError,
+    NotDirectoryError,
+    NotPermittedError,
+    UnknownToolError,
+)
 from nexusfs.contracts.node import Change, DirEntry, File, Node, Stat, StatFs, Where
 from nexusfs.contracts.proc import ExitStatus, ProcessInfo
 from nexusfs.contracts.tool import Tool, ToolResult
@@ -112,7 +119,16 @@ class Syscalls:
 
     @syscall
     async def sys_mknod(self, cred: Credentials, where: Where, mode: int, rdev: int = 0) -> Node:
-        """Makes a file, fifo, socket or device; `mode` has the type bits."""
+        """Makes a file, fifo, socket or device; `mode` has the type bits, none is a file's.
+
+        NotPermittedError EPERM for a directory, InvalidError EINVAL for a symlink.
+        """
+        kind = _stat.S_IFMT(mode) or _stat.S_IFREG
+        if kind == _stat.S_IFDIR:
+            raise NotPermittedError("a directory is made with mkdir")
+        if kind == _stat.S_IFLNK:
+            raise InvalidError("a symlink is made with symlink")
+        mode = kind | _stat.S_IMODE(mode)
         return await self.vfs.create(cred, where, mode, rdev=rdev)
 
     @syscall
@@ -146,7 +162,8 @@ class Syscalls:
     async def sys_getxattr(self, cred: Credentials, where: Where, name: bytes) -> bytes:
         """One extended attribute. ENODATA."""
         node = await self.vfs.walker.node(cred, where)
-        permission.check(cred, await node.stat(), os.R_OK)
+        if name.startswith(b"user."):
+            permission.check(cred, await node.stat(), os.R_OK)
         return await node.getxattr(name)
 
     @syscall
@@ -203,10 +220,7 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_RDONLY:
             raise BadFileError("the file was opened for reading only")
-        written = await file.write(data, offset)
-        if not file.node.control:
-            self.vfs.watch.node(file.node, file.cred.door)
-        return written
+        return await self.vfs.write(file, data, offset)
 
     @syscall
     async def sys_flush(self, fd: int) -> None:
@@ -226,6 +240,16 @@ class Syscalls:
             raise NotDirectoryError("not an open directory")
         return await directory.entries(start)
 
+    @syscall
+    async def sys_entry(self, fd: int, name: bytes) -> tuple[Node, Stat]:
+        """One name of an open directory and its attributes, by the right to list it.
+
+        NotFoundError ENOENT, StaleError ESTALE: the name has vanished since it was listed.
+        """
+        directory = self.descriptors.get(fd)
+        node = await self.vfs.mounts.lookup(directory.cred, directory.node, name)
+        return node, await node.stat()
+
     async def sys_close(self, fd: int) -> None:
         """Ends a descriptor; also while the kernel shuts down, so it does not pass the gate."""
         await self.descriptors.pop(fd).release()
@@ -233,9 +257,12 @@ class Syscalls:
     # -- processes
 
     @syscall
-    async def sys_proc_spawn(self, cred: Credentials, spec: AgentSpec) -> ProcessInfo:
-        """Creates and starts an agent. See ProcessTable.spawn."""
-        return await self.processes.spawn(cred, spec)
+    async def sys_proc_spawn(
+        self, cred: Credentials, spec: AgentSpec | dict[str, Any]
+    ) -> ProcessInfo:
+        """Creates and starts an agent of a spec, or of its raw object. See ProcessTable.spawn."""
+        parsed = spec if isinstance(spec, AgentSpec) else parse_spec(spec)
+        return await self.processes.spawn(cred, parsed)
 
     @syscall
     async def sys_proc_kill(

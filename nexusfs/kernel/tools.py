@@ -79,20 +79,23 @@ class ToolTable:
         """
         tool = self.get(cred, name)
         await validate_arguments_async(tool.input_schema, arguments, size_bytes)
+        await trio.lowlevel.checkpoint_if_cancelled()  # the thread that validated did not notice
         context = self._context_of(cred, call_id or new_call_id())
         started = time.perf_counter()
         output: str | bytes = ""
         error: str | None = None
         self.running += 1
         try:
-            with trio.fail_after(tool.timeout_s):
+            with trio.move_on_after(tool.timeout_s) as limit:
                 output = await tool.run(context, **arguments)
-        except trio.TooSlowError:
-            raise TimeoutExpiredError(
-                f"{name} took over {tool.timeout_s:g} s and was cancelled"
-            ) from None
-        except DisconnectedError:
+            if limit.cancelled_caught:
+                raise TimeoutExpiredError(
+                    f"{name} took over {tool.timeout_s:g} s and was cancelled"
+                )
+        except (DisconnectedError, TimeoutExpiredError):
             raise
+        except trio.TooSlowError:
+            error = "it gave up waiting for something of its own"
         except KernelError as exc:
             error = str(exc)
         except Exception as exc:

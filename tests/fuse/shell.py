@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import time
@@ -198,3 +200,55 @@ def until(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> No
     while not condition():
         assert time.monotonic() < deadline, f"still not so after {patience_s} s"
         time.sleep(0.01)
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a process of the host that its first thread started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def running_tools(mnt: Path) -> int:
+    """How many tool calls run."""
+    lines = (mnt / "sys/sessions").read_text().splitlines()
+    return int(dict(line.split() for line in lines)["running_tools"])
+
+
+def ready(way: str, fd: int, timeout_s: float) -> bool:
+    """True when the descriptor becomes readable in time."""
+    if way == "select":
+        return bool(select.select([fd], [], [], timeout_s)[0])
+    if way == "poll":
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+    with select.epoll() as epoll:
+        epoll.register(fd, select.EPOLLIN)
+        return bool(epoll.poll(timeout_s))
+
+
+@contextmanager
+def terminal(mnt: Path) -> Iterator[int]:
+    """A bash at a terminal of its own, at the top of the mount; the terminal's other end."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(mnt)
+        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], {**CLEAN, "PS1": "$ "})
+    try:
+        yield fd
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(fd)
+
+
+def expect(fd: int, text: bytes) -> None:
+    """Reads a terminal until the text was there."""
+    seen = b""
+    while text not in seen:
+        assert ready("poll", fd, PATIENCE_S), seen
+        seen += os.read(fd, 4096)
+
+
+def inputs(mnt: Path, pid: int) -> list[str]:
+    """The messages that arrived, in order."""
+    return [event["text"] for event in events(mnt, pid) if event["type"] == "message"]

@@ -14,10 +14,8 @@ import pytest
 from tests.fuse.conftest import Mounts
 from tests.fuse.shell import (
     call,
-    end,
     errno_of,
     held,
-    idle,
     ok,
     opened,
     play,
@@ -81,12 +79,14 @@ def test_rsync_a_copies_in_and_out(folder: Path, tree: Path, tmp_path: Path) -> 
 
 
 def test_tar_packs_and_unpacks(folder: Path, tree: Path, tmp_path: Path) -> None:
-    script = 'tar cf - -C "$1" . | tar xf - && tar cf t.tar --exclude=t.tar . && tar xf t.tar -C "$2"'
+    script = (
+        'mkdir in && tar cf - -C "$1" . | tar xf - -C in && tar cf t.tar -C in . && '
+        'tar xf t.tar -C "$2"'
+    )
     ok(sh(folder, script, tree, tmp_path))
-    (folder / "t.tar").unlink()
 
-    assert (tmp_path / "large").read_bytes() == (tree / "large").read_bytes()
-    alike(tree, folder)
+    alike(tree, folder / "in")
+    alike(tree, tmp_path)
 
 
 def test_cp_a_and_mv(folder: Path, tree: Path) -> None:
@@ -113,7 +113,9 @@ def test_git_works_in_the_mount(folder: Path, tree: Path) -> None:
         git gc -q && git fsck --strict 2>&1 | grep -v '^Checking' || true
         git status --porcelain && git log --oneline | wc -l
     """
-    env_script = "export HOME=$PWD GIT_CONFIG_NOSYSTEM=1; git config --global init.defaultBranch master;"
+    env_script = (
+        "export HOME=$PWD GIT_CONFIG_NOSYSTEM=1; git config --global init.defaultBranch master;"
+    )
 
     said = ok(sh(folder, env_script + script, tree)).split()
 
@@ -353,7 +355,8 @@ def test_permissions_bind_another_user(folder: Path) -> None:
     folder.chmod(0o755)
 
     for script in (
-        "cat secret", "echo x >> public", "ls closed", "rm -f public", "touch new", "chmod 777 public",
+        "cat secret", "echo x >> public", "ls closed", "rm -f public", "touch new",
+        "chmod 777 public",
     ):  # fmt: skip
         assert as_nobody(folder, script).returncode != 0, script
     assert ok(as_nobody(folder, "cat public")) == "x"
@@ -426,7 +429,9 @@ def test_a_tool_s_change_of_the_same_size_is_seen_by_an_open_handle(
     with held(watched) as fd:
         os.read(fd, 100)
 
-        request(mnt / "dispatch/edit_file", {"path": rooted(mnt, watched), "old": "be", "new": "af"})
+        request(
+            mnt / "dispatch/edit_file", {"path": rooted(mnt, watched), "old": "be", "new": "af"}
+        )
         said = os.pread(fd, 100, 0)
 
     assert said == b"affore\n"
@@ -443,10 +448,8 @@ def test_a_tool_s_new_file_is_seen_where_it_was_known_to_be_absent(mnt: Path, fo
 
 
 def test_an_agent_s_change_is_seen_at_its_end(mnt: Path, watched: Path, tmp_path: Path) -> None:
-    pid = play(
-        mnt, tmp_path / "s.json", call("write_file", path=rooted(mnt, watched), content="an agent\n"),
-        {"content": "done"},
-    )  # fmt: skip
+    writes = call("write_file", path=rooted(mnt, watched), content="an agent\n")
+    pid = play(mnt, tmp_path / "s.json", writes, {"content": "done"})
     wait(mnt, pid)
 
     assert watched.stat().st_size == 9
@@ -468,26 +471,12 @@ def test_tail_f_follows_a_file_that_a_tool_appends_to(mnt: Path, watched: Path) 
         assert process.stdout
         first = process.stdout.readline()
         request(
-            mnt / "dispatch/write_file", {"path": rooted(mnt, watched), "content": "before\nafter\n"}
+            mnt / "dispatch/write_file",
+            {"path": rooted(mnt, watched), "content": "before\nafter\n"},
         )
         second = process.stdout.readline()
 
     assert (first, second) == ("before\n", "after\n")
-
-
-def test_an_installed_agent_that_is_edited_is_the_new_one_at_the_next_spawn(
-    mnt: Path, tmp_path: Path
-) -> None:
-    agent = mnt / "bin/changing.md"
-    for word in ("one", "two"):
-        agent.write_text(f"---\nmodel: offline/echo\nmode: chat\n---\nYou are {word}.\n")
-        agent.chmod(0o755)
-
-        pid = idle(mnt, agent="changing", model="offline/echo")
-
-        spec = json.loads((mnt / f"proc/{pid}/spec").read_text())
-        end(mnt, pid)
-        assert spec["instructions"].strip() == f"You are {word}."
 
 
 def test_nothing_of_this_left_handles_open(mnt: Path) -> None:

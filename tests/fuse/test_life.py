@@ -123,7 +123,7 @@ def again(
     (mnt / f"proc/{chat}/stdin").write_text("first")
     oneshot = play(
         mnt, folder / "1", call("write_file", path="/made", content="x"),
-        {"content": "ready", "delay_s": 1.0},
+        {"content": "ready", "delay_s": 0.6},
     )  # fmt: skip
     calling = play(
         mnt, folder / "2", call("linger", seconds=60, note="/note"), {"content": "I see"}
@@ -398,7 +398,7 @@ def test_settings_are_visible(mounts: Mounts, mnt: Path, settings: Path) -> None
 def test_the_log_is_rotated(mounts: Mounts, mnt: Path) -> None:
     for _ in range(100):
         os.kill(daemon(mnt), signal.SIGHUP)
-    until(lambda: (mounts.store() / "nexusfs.log.1").exists())
+    until((mounts.store() / "nexusfs.log.1").exists)
 
     logs = sorted(path.name for path in mounts.store().glob("nexusfs.log*"))
     assert logs[:2] == ["nexusfs.log", "nexusfs.log.1"] and len(logs) <= 3

@@ -78,9 +78,9 @@ def endpoint(
 
 
 @pytest.fixture(scope="module")
-def unused(mounts: Mounts) -> dict[str, Any]:
+def unused(mounts: Mounts, endpoint: tuple[str, Any]) -> dict[str, Any]:
     """What a fresh mount looks like from outside, before any model was called."""
-    mnt = mounts.mount(env={"OPENAI_API_KEY": KEY})
+    mnt = mounts.mount(env={"OPENAI_API_KEY": KEY, "OPENAI_API_BASE": endpoint[0]})
     pid = daemon(mnt)
     done = spawn(mnt, task="hello")
     wait(mnt, done)
@@ -305,13 +305,18 @@ def test_keys_are_in_no_environment_and_in_no_file(mnt: Path, ask: Callable[...,
     assert found.stdout == b""
 
 
-def test_a_key_is_not_sent_to_an_address_that_a_spec_names(
+def test_a_key_is_sent_where_the_environment_says_and_to_no_other_address(
     mnt: Path, ask: Callable[..., int], endpoint: tuple[str, Any]
 ) -> None:
+    other = {"api_base": endpoint[0].replace("127.0.0.1", "localhost")}
+
     wait(mnt, ask("say the magic word"))
+    wait(mnt, spawn(mnt, model="openai/any", task="say it elsewhere", model_settings=other))
 
     (asked,) = attempts(endpoint, "magic word")
-    assert asked["authorization"] == "Bearer no-key"[:10]
+    (elsewhere,) = attempts(endpoint, "it elsewhere")
+    assert asked["authorization"] == f"Bearer {KEY}"[:10]
+    assert elsewhere["authorization"] == "Bearer no-key"[:10]
 
 
 def test_a_key_in_a_spec_is_refused(mnt: Path) -> None:
@@ -322,24 +327,6 @@ def test_a_key_in_a_spec_is_refused(mnt: Path) -> None:
 
     assert done.returncode != 0
     assert pids(mnt) == before
-
-
-def test_a_worker_sends_the_key_where_it_belongs_and_never_outlives_its_kernel(
-    tmp_path: Path, endpoint: tuple[str, Any]
-) -> None:
-    own = Mounts(tmp_path)
-    mnt = own.mount(env={"OPENAI_API_KEY": KEY, "OPENAI_API_BASE": endpoint[0]})
-    pid = spawn(mnt, model="openai/any", task="say bye")
-    assert wait(mnt, pid) == f"{pid} 0 done"
-    workers = children(daemon(mnt))
-
-    os.kill(daemon(mnt), signal.SIGKILL)
-
-    until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
-    own.close()
-    (asked,) = attempts(endpoint, "say bye")
-    assert workers
-    assert asked["authorization"] == f"Bearer {KEY}"[:10]
 
 
 def test_a_worker_that_dies_is_started_again_and_the_mount_answers_meanwhile(
@@ -359,3 +346,14 @@ def test_a_worker_that_dies_is_started_again_and_the_mount_answers_meanwhile(
     assert took_s < 2.0
     assert wait(mnt, pid) == f"{pid} 0 done"
     assert children(daemon(mnt)) not in ([], [worker])
+
+
+def test_no_worker_outlives_its_kernel(mnt: Path, ask: Callable[..., int]) -> None:
+    """The last of the module, for its mount is dead then."""
+    wait(mnt, ask("say bye"))
+    workers = children(daemon(mnt))
+
+    os.kill(daemon(mnt), signal.SIGKILL)
+
+    until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    assert workers

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.fuse.shell import ctl, errno_of, idle, opened, pids, reply
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 fuzz = settings(
     max_examples=EXAMPLES, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -35,9 +36,9 @@ ARGUMENTS = (
     "include", "depth",
 )  # fmt: skip
 WORDS = (
-    "offline/echo", "offline/demo", "offline/", "assistant", "nobody", "/", "/README", "/proc/spawn",
-    "/proc/1/status", "..", "/bin/../etc", "(a+)+$", "[", "**/*", "*", "oneshot", "chat", "", "\x00",
-    "\ud800", "/sys/error_log", "/dispatch/grep", "a" * 300,
+    "offline/echo", "offline/demo", "offline/", "assistant", "nobody", "/", "/README", "..",
+    "/proc/spawn", "/proc/1/status", "/bin/../etc", "(a+)+$", "[", "**/*", "*", "oneshot", "chat",
+    "", "\x00", "\ud800", "/sys/error_log", "/dispatch/grep", "a" * 300,
 )  # fmt: skip
 VERBS = ("term", "kill", "int", "stop", "cont", "steer", "reap", "hurt")
 
@@ -61,9 +62,15 @@ def requests(keys: tuple[str, ...]) -> st.SearchStrategy[bytes]:
     """Random bytes, random JSON, JSON with bytes around it, and text."""
     good = objects(keys)
     mixed = st.tuples(st.binary(max_size=8), good, st.binary(max_size=8)).map(b"".join)
-    markdown = st.text(max_size=80).map(lambda text: f"---\n{text}\n---\n{text}".encode("utf-8", "replace"))
-    return st.binary(max_size=200) | good | mixed | markdown | st.text(max_size=80).map(
-        lambda text: text.encode("utf-8", "replace")
+    markdown = st.text(max_size=80).map(
+        lambda text: f"---\n{text}\n---\n{text}".encode("utf-8", "replace")
+    )
+    return (
+        st.binary(max_size=200)
+        | good
+        | mixed
+        | markdown
+        | st.text(max_size=80).map(lambda text: text.encode("utf-8", "replace"))
     )
 
 
@@ -73,7 +80,7 @@ def pieces(draw: st.DrawFn, data: st.SearchStrategy[bytes]) -> list[bytes]:
     whole = b"".join(draw(st.lists(data, min_size=1, max_size=3)))
     cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=4)))
     bounds = [0, *cuts, len(whole)]
-    return [whole[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [whole[a:b] for a, b in pairwise(bounds)]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +145,9 @@ def test_tools_answer_whatever_is_written(
 
 
 @fuzz
-@given(parts=pieces(st.binary(max_size=100) | st.text().map(lambda t: t.encode("utf-8", "replace"))))
+@given(
+    parts=pieces(st.binary(max_size=100) | st.text().map(lambda t: t.encode("utf-8", "replace")))
+)
 def test_stdin_answers_whatever_is_written(mnt: Path, victim: int, parts: list[bytes]) -> None:
     with_fsync = os.open(mnt / f"proc/{victim}/stdin", os.O_WRONLY)
     try:
@@ -167,6 +176,14 @@ def test_ctl_answers_whatever_is_written(mnt: Path, parts: list[bytes]) -> None:
         answers(mnt)
     finally:
         errno_of(ctl, mnt, agent, "kill")
+
+
+def test_a_good_request_after_a_refused_piece_acts(mnt: Path) -> None:
+    with opened(mnt / "dispatch/read_file") as fd:
+        os.write(fd, b'{"a": 1,')
+        assert errno_of(os.write, fd, b"{") == "EINVAL" and reply(fd)
+        os.write(fd, b'{"path": "/README"}')
+        assert json.loads(reply(fd))["success"]
 
 
 def test_every_tool_of_the_mount_is_fuzzed(mnt: Path) -> None:

@@ -71,7 +71,10 @@ def spawn(mount: Mount, words: tuple[str, ...], waits: bool, **options: Any) -> 
     """
     pid = mount.spawn(make_spec(mount, words, fields_of(options)))
     click.echo(pid)
-    return _tell(mount.wait(pid)) if waits else 0
+    if not waits:
+        return 0
+    _warn_if_silent(mount, pid)
+    return _tell(mount.wait(pid))
 
 
 @click.command(
@@ -99,6 +102,7 @@ def run(mount: Mount, words: tuple[str, ...], quiet: bool, **options: Any) -> in
     """
     pid = mount.spawn(make_spec(mount, words, fields_of(options)))
     display = Display(quiet=quiet)
+    _warn_if_silent(mount, pid)
     _follow(mount, pid, display)
     display.end_line()
     return _tell(mount.wait(pid))
@@ -122,6 +126,13 @@ def _follow(mount: Mount, pid: int, display: Display) -> None:
         except BrokenPipeError:
             _send_if_alive(mount, pid, "term nobody reads its output any more")
             raise
+
+
+def _warn_if_silent(mount: Mount, pid: int) -> None:
+    """Says so when the agent has no task: it waits for a message, and nothing would be shown."""
+    if mount.text(f"proc/{pid}/wchan") == "message":
+        text = f"nexusfs: agent {pid} has no task and waits: write a message to proc/{pid}/stdin"
+        click.echo(text, err=True)
 
 
 def _send_if_alive(mount: Mount, pid: int, verb: str) -> None:

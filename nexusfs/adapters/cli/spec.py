@@ -20,7 +20,7 @@ ALIASES = {
     "tools": ("allowed_tools", "allowedTools"),
     "max_turns": ("maxTurns",),
 }
-"""Other names of fields that options set; an option replaces those too. Source: docs/tree.md, Specs."""
+"""Other names of fields that options set; an option replaces those too. Source: docs/tree.md."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9-]{1,64}")
 _FRONT_MATTER = re.compile(

@@ -42,7 +42,7 @@ def effective_spec(
         warnings += [f"{name}: {NO_TOOL_HERE}" for name in unknown_tools(base.tools, tools)]
         limits += (ToolCaveat(base.tools, base.disallowed_tools),)
         spec = base.model_copy(update={k: getattr(wanted, k) for k in wanted.model_fields_set})
-    too_much = excess(limits, wanted.tools, tools)
+    too_much = excess(limits, ToolCaveat(wanted.tools, wanted.disallowed_tools))
     if too_much and wanted.on_excess == "refuse":
         raise NotPermittedError(
             f"it may not have these tools: {', '.join(too_much)} "

@@ -5,6 +5,7 @@ methods that say so; between suspensions the fields agree with the journal.
 """
 
 import json
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ import trio
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BusyError
+from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
 from nexusfs.kernel.clock import now_iso, now_ns, ns_of
 from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.rights import Rights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,11 +38,39 @@ class Process:
     """One agent. See `contracts.proc.ProgramProcess` for what its program may do with it."""
 
     __slots__ = (
-        "_append", "_changed_at_ns", "_ending", "_go", "_mail_lot", "_turn", "agent_id", "children",
-        "counts", "cred", "dropped", "ended_at", "events", "exit_code", "installed", "mail",
+        "_append",
+        "_changed_at_ns",
+        "_ending",
+        "_go",
+        "_mail_lot",
+        "_turn",
+        "agent_id",
+        "children",
+        "counts",
+        "cred",
+        "dropped",
+        "ended_at",
+        "events",
+        "exit_code",
+        "installed",
+        "mail",
         "messages",
-        "parent_pid", "pid", "reason", "result", "rights", "scope", "spec", "started_at",
-        "started_ns", "state", "stdout", "transcript", "turns", "version", "warnings", "wchan",
+        "parent_pid",
+        "pid",
+        "reason",
+        "result",
+        "rights",
+        "scope",
+        "spec",
+        "started_at",
+        "started_ns",
+        "state",
+        "stdout",
+        "transcript",
+        "turns",
+        "version",
+        "waits",
+        "warnings",
     )  # fmt: skip
 
     def __init__(
@@ -70,7 +101,7 @@ class Process:
         self.reason = self.result = ""
         self.warnings: tuple[str, ...] = ()
         self.dropped = False
-        self.wchan = "0"
+        self.waits: list[str] = []
         self.version = 0
         self._append = append
         self._changed_at_ns = now_ns()
@@ -82,13 +113,36 @@ class Process:
     # -- the fold
 
     def record(self, kind: str, **fields: Any) -> None:
-        """Journals one event and applies it. It survives kill -9 once this returns."""
+        """Journals one event and applies it. It survives kill -9 once this returns.
+
+        Raises:
+            DisconnectedError: ENOTCONN, the process has ended: nothing happens to it any more.
+        """
+        if self.state.ended and kind != "state":
+            raise DisconnectedError(f"process {self.pid} has ended")
         event = {"time": now_iso(), "type": kind, **fields}
-        line = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode(
-            "utf-8", "replace"
-        )
+        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        try:
+            line = text.encode()
+        except (
+            UnicodeEncodeError
+        ):  # a lone surrogate of a provider: memory is what the journal says
+            line = text.encode("utf-8", "replace")
+            event = json.loads(line)
         self._append(self.pid, line)
         self.apply(event, line)
+
+    def journal_if_possible(self) -> None:
+        """From now on a journal that cannot be written is a log line: the process is ending."""
+        append = self._append
+
+        def tolerant(pid: int, line: bytes) -> None:
+            try:
+                append(pid, line)
+            except KernelError as exc:
+                log.error("the end of agent %d is not in its journal: %s", pid, exc)
+
+        self._append = tolerant
 
     def apply(self, event: dict[str, Any], line: bytes) -> None:
         """Folds one event, live or from the journal, into the state."""
@@ -123,11 +177,20 @@ class Process:
 
     # -- state
 
-    def move(self, state: ProcState) -> None:
-        """Moves to `state`. BusyError EBUSY for a move that is not legal."""
+    def check_move(self, state: ProcState) -> None:
+        """BusyError EBUSY for a move that is not legal."""
         if state not in LEGAL_MOVES[self.state]:
             raise BusyError(f"process {self.pid} is {self.state}: it cannot become {state}")
+
+    def move(self, state: ProcState) -> None:
+        """Moves to `state`. BusyError EBUSY for a move that is not legal."""
+        self.check_move(state)
         self.record("state", **{"from": self.state, "to": state})
+
+    def end(self, state: ProcState, exit_code: int, reason: str, result: str) -> None:
+        """Records the end; one record, so that a crash cannot leave half of it."""
+        self.check_move(state)
+        self.record("exit", state=state, exit_code=exit_code, reason=reason, result=result)
 
     def info(self) -> ProcessInfo:
         """An immutable snapshot."""
@@ -155,6 +218,11 @@ class Process:
         self.record("message", text=text, source=source)
         if self._mail_lot is not None:
             self._mail_lot.unpark_all()
+
+    @property
+    def wchan(self) -> str:
+        """What the process waits for; `0` when it works, or has ended."""
+        return self.waits[-1] if self.waits and not self.state.ended else "0"
 
     @property
     def has_mail(self) -> bool:
@@ -236,24 +304,20 @@ class Process:
 
 
 class Waiting:
-    """Shows what a process waits for; the latest of several is shown."""
+    """Shows what a process waits for; of several waits the latest is shown."""
 
-    __slots__ = ("_before", "_process", "_what")
+    __slots__ = ("_process", "_what")
 
     def __init__(self, process: Process, what: str) -> None:
         self._process = process
         self._what = what
-        self._before = "0"
 
     def __enter__(self) -> None:
-        self._before = self._process.wchan
-        self._process.wchan = self._what
+        self._process.waits.append(self._what)
         self._process.touch()
 
     def __exit__(self, *exc: object) -> None:
-        self._process.wchan = (
-            self._before if self._process.wchan == self._what else self._process.wchan
-        )
+        self._process.waits.remove(self._what)
         self._process.touch()
 
 
@@ -287,6 +351,9 @@ class Turn:
 def _fold_spawn(process: Process, event: dict[str, Any]) -> None:
     process.started_at = event["time"]
     process.started_ns = event["time_ns"]
+    process.state = ProcState.RUNNING
+    if process.spec.task:
+        process.mail.append(process.spec.task)
 
 
 def _fold_state(process: Process, event: dict[str, Any]) -> None:
@@ -326,6 +393,7 @@ def _fold_adopted(process: Process, event: dict[str, Any]) -> None:
 
 
 def _fold_exit(process: Process, event: dict[str, Any]) -> None:
+    process.state = ProcState(event["state"])
     process.exit_code = event["exit_code"]
     process.reason = event["reason"]
     process.result = event["result"]

@@ -27,12 +27,10 @@ def may_use(rights: Rights, tool: str) -> bool:
     return all(caveat.holds(tool) for caveat in rights)
 
 
-def excess(rights: Rights, wanted: tuple[str, ...] | None, known: list[str]) -> list[str]:
-    """The known tools that `wanted` asks for and `rights` do not grant."""
-    if wanted is None:
-        return []
-    own = ToolCaveat(wanted)
-    return [tool for tool in known if own.holds(tool) and not may_use(rights, tool)]
+def excess(rights: Rights, wanted: ToolCaveat) -> list[str]:
+    """The tools that `wanted` names and `rights` do not grant; a glob asks for what there is."""
+    named = [name for name in wanted.allowed or () if not is_glob(name) and wanted.holds(name)]
+    return [name for name in named if not may_use(rights, name)]
 
 
 def is_glob(name: str) -> bool:

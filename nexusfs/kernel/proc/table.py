@@ -38,6 +38,7 @@ from nexusfs.contracts.proc import (
 )
 from nexusfs.contracts.store import Journal
 from nexusfs.kernel.clock import now_ns
+from nexusfs.kernel.last import Last
 from nexusfs.kernel.proc.narrow import effective_spec, narrowed
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rights import may_use
@@ -93,7 +94,7 @@ class ProcessTable:
         self._processes: dict[int, Process] = {}
         self._retired: dict[int, Process] = {}
         self._by_key: dict[tuple[int, str], int] = {}
-        self._last: dict[tuple[int, int], int] = {}
+        self._last: Last[int] = Last()
         self._nursery: trio.Nursery | None = None
         self._suspended = False
         self.settings = settings or ProcSettings()
@@ -105,9 +106,24 @@ class ProcessTable:
         self._nursery = nursery
         for process in list(self._processes.values()):
             if not process.state.ended:
-                process.record("resume")
-                process.answer_open_calls(INTERRUPTED)
+                try:
+                    self._resume(process)
+                except KernelError as exc:
+                    log.error("agent %d cannot go on in this mount: %s", process.pid, exc)
+                    continue
                 nursery.start_soon(self._run, process, name=f"agent {process.pid}")
+            elif process.state is ProcState.ZOMBIE and not self._lives(process.parent_pid):
+                process.journal_if_possible()
+                self._retire(process)
+
+    def _lives(self, pid: int) -> bool:
+        process = self._processes.get(pid)
+        return process is not None and not process.state.ended
+
+    def _resume(self, process: Process) -> None:
+        """Prepares a process of the journal to run: its last calls may have been cut off."""
+        process.record("resume")
+        process.answer_open_calls(INTERRUPTED)
 
     def suspend(self) -> None:
         """Stops every program where it is, without an end: the journal lets it go on later."""
@@ -118,15 +134,20 @@ class ProcessTable:
     def restore(self) -> None:
         """Folds the journal into processes; runs nothing yet."""
         for pid in self._journal.pids():
-            lines = self._journal.read(pid)
-            if lines:
-                self._processes[pid] = self._folded(pid, lines)
+            try:
+                lines = self._journal.read(pid)
+                if lines:
+                    self._processes[pid] = self._folded(pid, lines)
+            except (ValueError, KeyError, TypeError, KernelError):
+                log.exception("the journal of agent %d cannot be read; it is not listed", pid)
         for process in self._processes.values():
             parent = self._processes.get(process.parent_pid)
             if parent is not None:
                 parent.children.add(process.pid)
             if process.state is ProcState.STOPPED:
                 self._retired[process.pid] = process
+            if process.spec.idempotency_key:
+                self._by_key[process.cred.uid, process.spec.idempotency_key] = process.pid
 
     def _folded(self, pid: int, lines: list[bytes]) -> Process:
         first = json.loads(lines[0])
@@ -171,13 +192,14 @@ class ProcessTable:
 
     def last_pid(self, cred: Credentials) -> int | None:
         """What the caller's session spawned last."""
-        return self._last.get((cred.uid, cred.session))
+        return self._last.get(cred)
 
     def snapshots(self, zone: str | None = None, state: str | None = None) -> list[ProcessInfo]:
         """Snapshots, by pid. InvalidError EINVAL for an unknown state."""
         self._check_on()
         if state is not None and state not in set(ProcState):
             raise InvalidError(f"no state {state!r}: one of {', '.join(ProcState)}")
+        self.prune()
         found = (p for p in self if zone in (None, p.spec.zone) and state in (None, p.state))
         return [process.info() for process in found]
 
@@ -199,17 +221,19 @@ class ProcessTable:
         Suspends only while the installed agent is read; cancelling before that leaves nothing.
         """
         self._check_on()
-        await self.check_cwd(cred, wanted.cwd)
-        base = await self.load_agent(cred, wanted.agent) if wanted.agent else None
-        known = self._by_key.get((cred.uid, wanted.idempotency_key or ""))
-        if wanted.idempotency_key and known in self._processes:
-            return self._remember(cred, self._processes[known])
-        parent = self._processes.get(cred.agent_pid)
+        base: AgentSpec | None = None
+        if not self._by_idempotency_key(cred, wanted):
+            await self.check_cwd(cred, wanted.cwd)
+            base = await self.load_agent(cred, wanted.agent) if wanted.agent else None
+        known = self._by_idempotency_key(cred, wanted)
+        if known is not None:
+            return self._remember(cred, known)
+        parent = self._parent_of(cred)
         plan = effective_spec(wanted, base, parent, self._tool_names(), self.settings.default_model)
         self.check_spec(cred, plan.spec)
         if plan.spec.singleton:
             self._check_single(plan.spec.name or plan.spec.agent)
-        self._prune()
+        self.prune()
         pid = self._journal.allocate_pid()
         process = Process(
             pid,
@@ -230,18 +254,29 @@ class ProcessTable:
             self._by_key[cred.uid, wanted.idempotency_key] = pid
         return self._remember(cred, process)
 
+    def _by_idempotency_key(self, cred: Credentials, wanted: AgentSpec) -> Process | None:
+        """The process that this user's same key made before."""
+        pid = self._by_key.get((cred.uid, wanted.idempotency_key)) if wanted.idempotency_key else 0
+        return self._processes.get(pid or 0)
+
+    def _parent_of(self, cred: Credentials) -> Process | None:
+        """The agent that asks; None for people. NoProcessError ESRCH for one that has ended."""
+        if not cred.agent_pid:
+            return None
+        parent = self._processes.get(cred.agent_pid)
+        if parent is None or parent.state.ended:
+            raise NoProcessError(f"agent {cred.agent_pid} has ended: it starts nothing any more")
+        return parent
+
     def _begin(self, process: Process, parent: Process | None) -> None:
         assert self._nursery is not None
         self._processes[process.pid] = process
         if parent is not None:
             parent.children.add(process.pid)
-        process.move(ProcState.RUNNING)
-        if process.spec.task:
-            process.post(process.spec.task, "task")
         self._nursery.start_soon(self._run, process, name=f"agent {process.pid}")
 
     def _remember(self, cred: Credentials, process: Process) -> ProcessInfo:
-        self._last[cred.uid, cred.session] = process.pid
+        self._last.set(cred, process.pid)
         return process.info()
 
     def _check_single(self, name: str | None) -> None:
@@ -270,29 +305,44 @@ class ProcessTable:
     # -- the end
 
     def _end(self, process: Process, outcome: Outcome) -> None:
-        """Ends a process and its owned children, deepest first. Atomic."""
-        for child in self._live_children(process):
-            if child.spec.life == "owned":
-                self._end(child, Outcome(SIGKILL_EXIT, "its parent ended"))
-            else:
-                child.record("adopted", ppid=KERNEL_PID)
+        """Ends a process and its owned children, deepest first. Atomic.
+
+        It ends also when the journal can't say so (a full disk): then only for this mount.
+        """
+        subtree: list[Process] = []
+        ahead = [process]
+        while ahead:  # no recursion, however deep the tree
+            parent = ahead.pop()
+            subtree.append(parent)
+            for child in self._live_children(parent):
+                if child.spec.life == "owned":
+                    ahead.append(child)
+                else:
+                    self._adopt(parent, child)
+        for child in reversed(subtree[1:]):
+            self._end_one(child, Outcome(SIGKILL_EXIT, "its parent ended"))
+        self._end_one(process, outcome)
+
+    def _end_one(self, process: Process, outcome: Outcome) -> None:
+        process.scope.cancel()
+        process.journal_if_possible()
         process.answer_open_calls(INTERRUPTED)
-        process.wchan = "0"
-        process.record(
-            "exit", exit_code=outcome.exit_code, reason=outcome.reason, result=outcome.result
-        )
-        parent = self._processes.get(process.parent_pid)
-        waited_for = parent is not None and not parent.state.ended
-        if waited_for:
-            process.move(ProcState.ZOMBIE)
-        else:
-            self._retire(process)
+        waited_for = self._lives(process.parent_pid)
+        state = ProcState.ZOMBIE if waited_for else ProcState.STOPPED
+        process.end(state, outcome.exit_code, outcome.reason, outcome.result)
+        if not waited_for:
+            self._retired[process.pid] = process
         for pid in process.children:
             left = self._processes.get(pid)
             if left is not None and left.state is ProcState.ZOMBIE:
                 self._retire(left)
         process.close_streams()
-        process.scope.cancel()
+
+    def _adopt(self, parent: Process, child: Process) -> None:
+        """Gives a detached child to the kernel."""
+        child.journal_if_possible()
+        child.record("adopted", ppid=KERNEL_PID)
+        parent.children.discard(child.pid)
 
     def _live_children(self, process: Process) -> list[Process]:
         children = (self._processes.get(pid) for pid in sorted(process.children))
@@ -350,11 +400,15 @@ class ProcessTable:
 
     def send(self, cred: Credentials, pid: int, text: str, source: str = "stdin") -> None:
         """A message for the next turn. PipeClosedError EPIPE when the process has ended."""
+        self.check_listens(cred, pid).post(text, source)
+
+    def check_listens(self, cred: Credentials, pid: int) -> Process:
+        """The process, when the caller may talk to it and it lives. EPIPE, EPERM, ESRCH."""
         process = self.get(pid)
         self.check_owner(cred, process)
         if process.state.ended:
             raise PipeClosedError(f"process {pid} has ended")
-        process.post(text, source)
+        return process
 
     def steer(self, cred: Credentials, pid: int, text: str) -> None:
         """A message that changes the course of a living agent, delivered at its next turn."""
@@ -373,10 +427,13 @@ class ProcessTable:
 
         Raises:
             TimeoutExpiredError: ETIMEDOUT.
+            InvalidError: EINVAL, the timeout is no time.
 
         Cancelling has no effect on the process.
         """
         process = self.get(pid)
+        if timeout_s is not None and not timeout_s >= 0:
+            raise InvalidError("a timeout is a number of seconds, 0 or more")
         with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
             while not process.state.ended:
                 await process.ending.changed()
@@ -406,11 +463,15 @@ class ProcessTable:
         if process.state is ProcState.ZOMBIE:
             process.move(ProcState.STOPPED)
         self._retired.pop(process.pid, None)
+        parent = self._processes.get(process.parent_pid)
+        if parent is not None:
+            parent.children.discard(process.pid)
+        self._by_key.pop((process.cred.uid, process.spec.idempotency_key or ""), None)
         del self._processes[process.pid]
         self._journal.forget(process.pid)
         self.on_remove(process.pid)
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         """Drops the retired processes that are over the limits, the first retired first."""
         oldest_ns = now_ns() - self.settings.retain_seconds * 1e9
         while self._retired:

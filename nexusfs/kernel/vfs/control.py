@@ -7,6 +7,7 @@ same handle; the first read after a request sets the base that later offsets cou
 for the handle's position has moved by what was written.
 """
 
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     BadFileError,
     BusyError,
+    InterruptedCallError,
     InvalidError,
     KernelError,
     TooBigError,
@@ -27,7 +29,12 @@ from nexusfs.contracts.node import POLLIN, POLLOUT, File
 from nexusfs.kernel.requests import REQUEST_LIMIT_BYTES, JsonFramer
 from nexusfs.kernel.vfs.kernfs import Background, KernNode, Row, Table, refuse_read
 
+log = logging.getLogger(__name__)
+
 _SPACE = b" \t\r\n"
+_LINES = ("line", "lines")
+LINES_MAX = 1000
+"""Requests that one write may carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ class Framing:
         if len(self._buffer) + len(data) > REQUEST_LIMIT_BYTES:
             raise TooBigError("a request may have 4 MiB: write less")
         self._buffer += data
-        return self._take_lines() if self._kind == "line" else []
+        return self._take_lines() if self._kind in _LINES else []
 
     def finish(self) -> list[Request]:
         """The request that a flush completes, if any. InvalidError for half a JSON object."""
@@ -82,10 +89,15 @@ class Framing:
         if half:
             raise InvalidError("the JSON object is not complete: close every { with a }")
         if kind and rest.strip(_SPACE):
-            return [Request(kind, rest)]
+            return [Request("line" if kind in _LINES else kind, rest)]
         if rest.strip(_SPACE):
             raise InvalidError(_expected(self._kinds))
         return []
+
+    @property
+    def half_object(self) -> bool:
+        """True in the middle of a JSON object."""
+        return self._json is not None
 
     @property
     def pending(self) -> bool:
@@ -108,8 +120,9 @@ class Framing:
             return "object"
         if "markdown" in self._kinds and b"---".startswith(head[:3]):
             return "markdown" if len(head) >= 3 else ""
-        if "line" in self._kinds:
-            return "line"
+        for kind in _LINES:
+            if kind in self._kinds:
+                return kind
         raise InvalidError(_expected(self._kinds))
 
     async def _feed_object(self, data: bytes) -> list[Request]:
@@ -130,13 +143,19 @@ class Framing:
         end = self._buffer.rfind(b"\n")
         if end < 0:
             return []
-        lines = bytes(self._buffer[:end]).split(b"\n")
-        rest = bytes(self._buffer[end + 1 :])
+        if self._buffer.count(b"\n") > LINES_MAX:
+            raise InvalidError(f"a write may have {LINES_MAX} lines")
+        kind, written = self._kind, bytes(self._buffer)
         self.reset()
+        lines = [line for line in written[:end].split(b"\n") if line.strip(_SPACE)]
+        rest = written[end + 1 :]
         if rest.strip(_SPACE):
-            self._kind = "line"
+            self._kind = kind
             self._buffer += rest
-        return [Request("line", line) for line in lines if line.strip(_SPACE)]
+        if kind == "line" and len(lines) + self.pending > 1:
+            self.reset()
+            raise InvalidError("one request in one write: write the next line by itself")
+        return [Request("line", line) for line in lines]
 
 
 Act = Callable[[Any, Credentials, Request], Awaitable[bytes]]
@@ -147,21 +166,29 @@ of the effect promises.
 """
 
 
+def _sentence(_: Any, exc: KernelError) -> bytes:
+    return f"{exc}\n".encode("utf-8", "replace")
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """One control file of a table.
 
     Attributes:
-        kinds: the kinds of requests that it takes.
+        kinds: the kinds of requests that it takes; `lines` for several lines in one write.
         act: does one request.
         manual: object → what a fresh read shows.
         path: object → the file's path, for sys/error_log.
+        admit: (object, caller) → raises when no request can be taken, before any is complete.
+        failed: (object, error) → what a failed request's handle reads.
     """
 
     kinds: frozenset[str]
     act: Act
     manual: Callable[[Any], bytes]
     path: Callable[[Any], str]
+    admit: Callable[[Any, Credentials], object] | None = None
+    failed: Callable[[Any, KernelError], bytes] = _sentence
 
 
 class ControlNode(KernNode):
@@ -208,6 +235,7 @@ class ControlFile(File):
         self._framing = Framing(self._control.kinds)
         self._reply: bytes | None = None
         self._refused: tuple[bytes, KernelError] | None = None
+        self._busy = False
         self._base: int | None = 0
         self._pending: trio.CancelScope | None = None
         self._wakes: list[Callable[[], None]] = []
@@ -223,16 +251,20 @@ class ControlFile(File):
         """
         if self.flags & os.O_ACCMODE == os.O_RDONLY:
             raise BadFileError("the file was opened for reading only")
-        if self._pending is not None:
+        if self._pending is not None or self._busy:
             raise BusyError("the last request of this handle is still under way")
         self._check_refused(data)
-        await self._do("write", self._framing.feed, data)
+        self._busy = True  # a flush of another descriptor meanwhile is nothing
+        try:
+            await self._do("write", self._framing.feed, data)
+        finally:
+            self._busy = False
         return len(data)
 
     async def flush(self) -> None:
         """Does the request that only a flush ends; with nothing pending it is nothing."""
         self._refused = None
-        if self._pending is None and self.flags & os.O_ACCMODE != os.O_RDONLY:
+        if self._pending is None and not self._busy and self.flags & os.O_ACCMODE != os.O_RDONLY:
             await self._do("flush", self._finish)
 
     async def fsync(self, *, datasync: bool) -> None:
@@ -248,6 +280,7 @@ class ControlFile(File):
         refuse_read(self.flags)
         if self._pending is not None:
             raise WouldBlockError("the reply is not there yet")
+        self._refused = None
         if self._reply is None:
             self._reply = self._control.manual(self._obj)
             self._base = 0
@@ -282,59 +315,74 @@ class ControlFile(File):
             piece, exc = self._refused
             common = min(len(piece), len(data))
             if piece[:common] == data[:common]:
+                self._answer_failure(exc)
                 raise exc
             self._refused = None
 
     async def _do(
         self, op: str, requests_of: Callable[..., Awaitable[list[Request]]], *args: bytes
     ) -> None:
-        try:
-            requests = await self._framed(requests_of, *args)
-            for request in requests:
-                if self.flags & os.O_NONBLOCK:
-                    self._start(op, request)
-                else:
-                    await self._act(request)
-        except KernelError as exc:
-            self._failed(op, exc)
-            raise
-
-    async def _framed(
-        self, requests_of: Callable[..., Awaitable[list[Request]]], *args: bytes
-    ) -> list[Request]:
         midway = self._framing.pending
         try:
-            return await requests_of(*args)
+            if self._control.admit is not None and args:
+                self._control.admit(self._obj, self.cred)
+            requests = await requests_of(*args)
+            if requests and self.flags & os.O_NONBLOCK:
+                self._start(op, requests)
+            else:
+                await self._act_all(requests)
         except KernelError as exc:
             self._framing.reset()
             if midway and args:
                 self._refused = (args[0], exc)
+            self._failed(op, exc)
+            raise
+        except trio.Cancelled:
+            self._failed(op, InterruptedCallError("interrupted: the request was cut off"))
             raise
 
-    async def _act(self, request: Request) -> None:
-        reply = await self._control.act(self._obj, self.cred, request)
-        self._answer(reply)
+    async def _act_all(self, requests: list[Request]) -> None:
+        for number, request in enumerate(requests):
+            if number:
+                await trio.lowlevel.checkpoint()
+            self._answer(await self._control.act(self._obj, self.cred, request))
 
-    def _start(self, op: str, request: Request) -> None:
+    def _start(self, op: str, requests: list[Request]) -> None:
         scope = self._pending = trio.CancelScope()
 
         async def work() -> None:
             try:
                 with scope:
-                    await self._act(request)
+                    await self._act_all(requests)
             except KernelError as exc:
                 self._failed(op, exc)
+            except Exception as exc:  # a bug of the act must not end the kernel
+                log.exception("a request to %s failed unexpectedly", self._control.path(self._obj))
+                self._failed(op, KernelError(f"internal error: {type(exc).__name__}"))
             finally:
                 self._pending = None
                 wakes, self._wakes = self._wakes, []
                 for wake in wakes:
                     wake()
 
-        self._background.start(work)
+        try:
+            self._background.start(work)
+        except KernelError:
+            self._pending = None
+            raise
+
+    @property
+    def unfinished(self) -> bool:
+        """True in the middle of a JSON object, which a flush of another descriptor must not end."""
+        return self._framing.half_object
 
     def _failed(self, op: str, exc: KernelError) -> None:
-        self._answer(exc.reply if exc.reply is not None else f"{exc}\n".encode("utf-8", "replace"))
+        self._answer_failure(exc)
         self._background.report(self.cred, self._control.path(self._obj), op, exc)
+
+    def _answer_failure(self, exc: KernelError) -> None:
+        given = exc.reply
+        self._answer(self._control.failed(self._obj, exc) if given is None else given)
 
     def _answer(self, reply: bytes) -> None:
         self._reply = reply

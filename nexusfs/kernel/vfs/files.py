@@ -8,15 +8,19 @@ from dataclasses import dataclass, field
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     BadFileError,
+    BusyError,
     CrossDeviceError,
     ExistsError,
     InvalidError,
     IsDirectoryError,
+    KernelError,
     NameTooLongError,
     NotDirectoryError,
+    NotEmptyError,
     NotFoundError,
     NotPermittedError,
     SymlinkLoopError,
+    UnavailableError,
     UnknownToolError,
 )
 from nexusfs.contracts.node import (
@@ -24,6 +28,7 @@ from nexusfs.contracts.node import (
     PATH_MAX,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    At,
     Change,
     DirEntry,
     File,
@@ -35,10 +40,15 @@ from nexusfs.contracts.node import (
 from nexusfs.kernel import permission
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.vfs.mounts import MountTable
-from nexusfs.kernel.vfs.namei import Walker
+from nexusfs.kernel.vfs.namei import Last, Walker
 from nexusfs.kernel.vfs.watch import Watch
 
-WX = os.W_OK | os.X_OK
+_NO_FOLLOW = os.O_NOFOLLOW | os.O_EXCL
+"""With O_CREAT, O_EXCL does not follow a last symlink either."""
+_KINDS = {
+    _stat.S_IFREG, _stat.S_IFDIR, _stat.S_IFLNK, _stat.S_IFIFO, _stat.S_IFSOCK, _stat.S_IFCHR,
+    _stat.S_IFBLK,
+}  # fmt: skip
 
 
 class DirFile(File):
@@ -110,38 +120,35 @@ class Vfs:
         Flags as for open(2): O_CREAT, O_EXCL, O_TRUNC, O_NOFOLLOW, O_DIRECTORY.
         """
         if flags & os.O_CREAT and not isinstance(where, Node):
-            made = await self._create_for_open(cred, where, flags, mode)
+            made = await self._create_for_open(cred, where, flags, mode & 0o7777)
             if made is not None:
                 return made, await made.open(cred, flags & ~os.O_TRUNC)
         node = await self.walker.node(cred, where, follow=not flags & os.O_NOFOLLOW)
         st = await node.stat()
-        if st.is_link:
-            raise SymlinkLoopError("the path is a symlink")
-        permission.check(cred, st, permission.open_mask(flags), b"")
+        _check_open(cred, st, flags)
         if st.is_dir:
-            if flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC):
-                raise IsDirectoryError("is a directory")
             return node, DirFile(node, cred, self.mounts)
-        if flags & os.O_DIRECTORY:
-            raise NotDirectoryError("not a directory")
         file = await node.open(cred, flags)
         if flags & os.O_TRUNC:
-            self.watch.node(node, cred.door)
+            await self._after_write(cred, node, st)
         return node, file
 
     async def _create_for_open(
         self, cred: Credentials, where: Where, flags: int, mode: int
     ) -> Node | None:
         """The new node, or None when the name is there and may be."""
-        parent, name = await self.walker.parent(cred, where)
+        if flags & _NO_FOLLOW:
+            parent, name, _ = await self.walker.parent(cred, where, IsDirectoryError)
+        else:
+            parent, name, _ = await self.walker.created(cred, where)
         try:
             await self.walker.step(cred, parent, name)
         except UnknownToolError:
             raise
         except NotFoundError:
-            return await self.create(cred, where, _stat.S_IFREG | mode)
+            return await self.create(cred, At(parent, name), _stat.S_IFREG | mode)
         if flags & os.O_EXCL:
-            raise ExistsError(f"exists: {name.decode('utf-8', 'replace')!r}")
+            raise ExistsError(f"exists: {_show(name)}")
         return None
 
     # -- names
@@ -150,19 +157,15 @@ class Vfs:
         self, cred: Credentials, where: Where, mode: int, *, rdev: int = 0, target: bytes = b""
     ) -> Node:
         """Makes an inode of any type under a new name; a setgid directory hands on its group."""
-        parent, name = await self.walker.parent(cred, where)
-        st = await self._writable_dir(cred, parent, name)
+        if _stat.S_IFMT(mode) not in _KINDS:
+            raise InvalidError("not a type of file that can be made")
         if len(target) >= PATH_MAX:
             raise NameTooLongError("a symlink may have 4095 bytes")
+        parent, name, st = await self._new_name(cred, where, directory=_stat.S_ISDIR(mode))
         if _stat.S_ISCHR(mode) or _stat.S_ISBLK(mode):
             self._check_device(cred)
-        if parent is self.mounts.root and name in self.mounts.trees:
-            raise ExistsError(f"/{name.decode()} is a control tree")
-        gid = cred.gid
-        if st.mode & _stat.S_ISGID:
-            gid = st.gid
-            if _stat.S_ISDIR(mode):
-                mode |= _stat.S_ISGID
+        gid = st.gid if st.mode & _stat.S_ISGID else cred.gid
+        mode = permission.mode_of_new(cred, st, mode)
         node = await parent.create(name, NewNode(mode, cred.uid, gid, rdev, target))
         self.watch.name(parent, name, cred.door)
         return node
@@ -170,62 +173,92 @@ class Vfs:
     async def link(self, cred: Credentials, old: Where, new: Where) -> Node:
         """Adds a hard link."""
         node = await self.walker.node(cred, old, follow=False)
+        parent, name, _ = await self._new_name(cred, new, directory=False)
         if (await node.stat()).is_dir:
             raise NotPermittedError("a directory cannot have hard links")
-        parent, name = await self.walker.parent(cred, new)
-        await self._writable_dir(cred, parent, name)
         self._check_same_tree(node, parent)
         await parent.link(name, node)
         self.watch.name(parent, name, cred.door)
         self.watch.node(node, cred.door)
         return node
 
+    async def _new_name(
+        self, cred: Credentials, where: Where, *, directory: bool
+    ) -> tuple[Node, bytes, Stat]:
+        """A name that may be made, and the attributes of its directory.
+
+        What exists is EEXIST, whatever the caller may.
+        """
+        parent, name, slash = await self.walker.parent(cred, where, ExistsError)
+        st = await self._searchable(cred, parent, name)
+        if await self._found(cred, parent, name) is not None:
+            raise ExistsError(f"exists: {_show(name)}")
+        if slash and not directory:
+            raise NotFoundError(f"no such directory: {_show(name)}")
+        permission.check(cred, st, os.W_OK, name)
+        return parent, name, st
+
     async def unlink(self, cred: Credentials, where: Where) -> None:
         """Removes a name that is not a directory."""
-        parent, name, node = await self._removable(cred, where)
+        last = await self.walker.parent(cred, where, IsDirectoryError)
+        node = await self._removable(cred, last)
         if (await node.stat()).is_dir:
             raise IsDirectoryError("is a directory: use rmdir")
-        await parent.unlink(name)
-        self.watch.name(parent, name, cred.door)
+        if last.slash:
+            raise NotDirectoryError("not a directory")
+        await last.parent.unlink(last.name)
+        self.watch.name(last.parent, last.name, cred.door)
         self.watch.node(node, cred.door)
 
     async def rmdir(self, cred: Credentials, where: Where) -> None:
         """Removes an empty directory."""
-        parent, name, node = await self._removable(cred, where)
+        last = await self.walker.parent(cred, where, _refused_rmdir)
+        node = await self._removable(cred, last)
         if not (await node.stat()).is_dir:
             raise NotDirectoryError("not a directory")
-        await parent.rmdir(name)
-        self.watch.name(parent, name, cred.door)
+        await last.parent.rmdir(last.name)
+        self.watch.name(last.parent, last.name, cred.door)
 
     async def rename(self, cred: Credentials, old: Where, new: Where, flags: int) -> None:
         """Moves a name; atomic. Flags: RENAME_NOREPLACE, RENAME_EXCHANGE, not both."""
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise InvalidError("unknown rename flags")
-        parent, name, node = await self._removable(cred, old)
-        new_parent, new_name = await self.walker.parent(cred, new)
-        st = await self._writable_dir(cred, new_parent, new_name)
-        self.mounts.check_free(new_parent, new_name)
-        self._check_same_tree(node, new_parent)
-        target = await self._target_of_rename(cred, new_parent, new_name, st)
-        await self._check_dir_move(cred, parent, new_parent, node)
+        source = await self.walker.parent(cred, old, BusyError)
+        goal = await self.walker.parent(cred, new, BusyError)
+        st = await self._searchable(cred, goal.parent, goal.name)
+        self.mounts.check_free(goal.parent, goal.name)
+        self.mounts.check_free(source.parent, source.name)
+        node = await self._found(cred, source.parent, source.name)
+        self.mounts.check_free(source.parent, source.name)
+        if node is not None:
+            self._check_same_tree(node, goal.parent)
+        target = await self._found(cred, goal.parent, goal.name)
+        if target is not None and flags == RENAME_NOREPLACE:
+            raise ExistsError(f"exists: {_show(goal.name)}")
+        if target is not None and target is node and flags != RENAME_EXCHANGE:
+            return  # Two names of one inode stay, whoever asks. Source: rename(2).
+        node = await self._removable(cred, source)
+        is_dir = (await node.stat()).is_dir
+        if not is_dir and (source.slash or (goal.slash and flags != RENAME_EXCHANGE)):
+            raise NotDirectoryError("not a directory")
+        permission.check(cred, st, os.W_OK, goal.name)
+        if target is not None:
+            permission.check_sticky(cred, st, await target.stat())
+        await self._check_dir_move(cred, source.parent, goal.parent, node)
         if flags == RENAME_EXCHANGE and target is not None:
-            await self._check_dir_move(cred, new_parent, parent, target)
-        await parent.rename(name, new_parent, new_name, flags)
+            await self._check_dir_move(cred, goal.parent, source.parent, target)
+        await source.parent.rename(source.name, goal.parent, goal.name, flags)
         for moved in (node, target):
             if moved is not None:
                 self.watch.node(moved, cred.door)
-        self.watch.name(parent, name, cred.door)
-        self.watch.name(new_parent, new_name, cred.door)
+        self.watch.name(source.parent, source.name, cred.door)
+        self.watch.name(goal.parent, goal.name, cred.door)
 
-    async def _target_of_rename(
-        self, cred: Credentials, parent: Node, name: bytes, st: Stat
-    ) -> Node | None:
+    async def _found(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
         try:
-            target = await self.mounts.lookup(cred, parent, name)
+            return await self.mounts.lookup(cred, parent, name)
         except NotFoundError:
             return None
-        permission.check_sticky(cred, st, await target.stat())
-        return target
 
     async def _check_dir_move(self, cred: Credentials, old: Node, new: Node, node: Node) -> None:
         """A directory that changes its parent needs to be writable itself, for its `..` changes."""
@@ -233,15 +266,18 @@ class Vfs:
         if st.is_dir and old is not new:
             permission.check(cred, st, os.W_OK)
 
-    async def _removable(self, cred: Credentials, where: Where) -> tuple[Node, bytes, Node]:
-        parent, name = await self.walker.parent(cred, where)
-        st = await self._writable_dir(cred, parent, name)
+    async def _removable(self, cred: Credentials, last: Last) -> Node:
+        """The node of a name that the caller may remove; what is not there is ENOENT."""
+        parent, name, _ = last
+        st = await self._searchable(cred, parent, name)
         self.mounts.check_free(parent, name)
         node = await self.mounts.lookup(cred, parent, name)
+        permission.check(cred, st, os.W_OK, name)
         permission.check_sticky(cred, st, await node.stat())
-        return parent, name, node
+        return node
 
-    async def _writable_dir(self, cred: Credentials, parent: Node, name: bytes) -> Stat:
+    async def _searchable(self, cred: Credentials, parent: Node, name: bytes) -> Stat:
+        """Attributes of a directory in which the caller may look for a name to change."""
         if parent.control:
             raise NotPermittedError("nothing in a control tree can be made, renamed or removed")
         if len(name) > NAME_MAX:
@@ -249,7 +285,7 @@ class Vfs:
         st = await parent.stat()
         if not st.is_dir:
             raise NotDirectoryError("not a directory")
-        permission.check(cred, st, WX, name)
+        permission.check(cred, st, os.X_OK, name)
         return st
 
     def _check_same_tree(self, node: Node, parent: Node) -> None:
@@ -267,7 +303,10 @@ class Vfs:
     async def setattr(self, cred: Credentials, node: Node, change: Change) -> Stat:
         """Sets attributes, as chmod(2), chown(2), truncate(2) and utimensat(2) allow."""
         if not node.control:
-            change = permission.checked_change(cred, await node.stat(), change, now_ns())
+            st = await node.stat()
+            if st.is_link and change.mode is not None:
+                raise UnavailableError("the mode of a symlink has no meaning")
+            change = permission.checked_change(cred, st, change, now_ns())
         if change.size is not None and change.size < 0:
             raise InvalidError("a size cannot be negative")
         st = await node.setattr(change)
@@ -279,6 +318,48 @@ class Vfs:
         if change.size is not None and change.size < 0:
             raise InvalidError("a size cannot be negative")
         now = now_ns()
-        st = await file.node.setattr(Change(size=change.size, mtime_ns=now, ctime_ns=now))
+        mode = permission.mode_after_write(file.cred, await file.node.stat())
+        st = await file.node.setattr(
+            Change(mode=mode, size=change.size, mtime_ns=now, ctime_ns=now)
+        )
         self.watch.node(file.node, file.cred.door)
         return st
+
+    async def write(self, file: File, data: bytes, offset: int) -> int:
+        """Writes; on an ordinary file, setuid and setgid go as POSIX asks."""
+        written = await file.write(data, offset)
+        if not file.node.control:
+            await self._after_write(file.cred, file.node)
+        return written
+
+    async def _after_write(self, cred: Credentials, node: Node, before: Stat | None = None) -> None:
+        """Takes set-id bits off a file whose content changed, and tells of the change."""
+        if not cred.is_root:
+            mode = permission.mode_after_write(cred, before or await node.stat())
+            if mode is not None:
+                await node.setattr(Change(mode=mode))
+        self.watch.node(node, cred.door)
+
+
+def _check_open(cred: Credentials, st: Stat, flags: int) -> None:
+    """Whether `cred` may open what is there; the order is Linux's, fs/namei.c do_open."""
+    if st.is_link:
+        raise SymlinkLoopError("the path is a symlink")
+    if st.is_dir and flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC):
+        raise IsDirectoryError("is a directory")
+    if flags & os.O_DIRECTORY and not st.is_dir:
+        raise NotDirectoryError("not a directory")
+    permission.check(cred, st, permission.open_mask(flags), b"")
+    if flags & os.O_NOATIME and not permission.is_owner(cred, st):
+        raise NotPermittedError("only the owner may read without a trace in atime")
+
+
+def _refused_rmdir(message: str) -> KernelError:
+    """The error of an rmdir of `.`, `..` or /. Source: rmdir(2)."""
+    name = message.rpartition(" ")[2]
+    kinds: dict[str, type[KernelError]] = {".": InvalidError, "..": NotEmptyError}
+    return kinds.get(name, BusyError)(message)
+
+
+def _show(name: bytes) -> str:
+    return repr(name.decode("utf-8", "replace"))

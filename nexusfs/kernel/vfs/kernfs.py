@@ -324,7 +324,7 @@ class PipeFile(File):
         Cancelling loses nothing: the next read goes on where this one was.
         """
         while not self._rest:
-            self._rest = self._cursor.take()
+            self._rest = self._cursor.take(size)
             if self._rest or self._cursor.at_end:
                 break
             if self.flags & os.O_NONBLOCK:

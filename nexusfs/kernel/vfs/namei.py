@@ -1,10 +1,14 @@
 """Path walks: from a path and credentials to a node."""
 
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     InvalidError,
+    IsDirectoryError,
+    KernelError,
     NameTooLongError,
     NotDirectoryError,
     NotFoundError,
@@ -54,19 +58,42 @@ class Walker:
             check(cred, await node.stat(), os.R_OK)
         return await node.readlink(cred)
 
-    async def parent(self, cred: Credentials, where: Where) -> tuple[Node, bytes]:
-        """The directory and the last name of `where`, which need not exist."""
+    async def parent(
+        self, cred: Credentials, where: Where, refuse: Callable[[str], KernelError] = InvalidError
+    ) -> "Last":
+        """The directory and the last name of `where`, which need not exist.
+
+        `refuse` makes the error for a path whose last name is `.`, `..` or /: for these each
+        call has an errno of its own.
+        """
         if isinstance(where, At):
-            return where.parent, where.name
+            return Last(where.parent, where.name, slash=False)
         if isinstance(where, Node):
             raise InvalidError("a name is needed, not a node")
-        parts = _parts(where)
-        while parts and parts[-1] == b".":
+        parts, slash = _parts(where), _ends_with_slash(where)
+        if slash:
             parts.pop()
-        if not parts or parts[-1] == b"..":
-            raise InvalidError("the path has no last name")
         trail = await _Walk(self, cred).trail([self._mounts.root], parts[:-1], follow=True)
-        return trail[-1], parts[-1]
+        if not parts or parts[-1] in (b".", b".."):
+            raise refuse(f"the path ends in {os.fsdecode(parts[-1] if parts else b'/')}")
+        return Last(trail[-1], parts[-1], slash)
+
+    async def created(self, cred: Credentials, where: Where) -> "Last":
+        """As `parent`, but symlinks in the last place are followed: what an open would make."""
+        if isinstance(where, At):
+            return Last(where.parent, where.name, slash=False)
+        if isinstance(where, Node) or _ends_with_slash(where):
+            raise IsDirectoryError("the path is that of a directory")
+        trail, name = await _Walk(self, cred).last([self._mounts.root], _parts(where))
+        return Last(trail[-1], name, slash=False)
+
+
+class Last(NamedTuple):
+    """The end of a walk; `slash` says that the path ended in /, so it means a directory."""
+
+    parent: Node
+    name: bytes
+    slash: bool
 
 
 class _Walk:
@@ -79,10 +106,11 @@ class _Walk:
 
     async def trail(self, trail: list[Node], parts: list[bytes], *, follow: bool) -> list[Node]:
         for index, part in enumerate(parts):
-            if part == b".":
+            if part == b"":
                 await _need_dir(trail[-1])
-            elif part == b"..":
-                trail = trail[:-1] or trail
+            elif part in (b".", b".."):
+                check(self._cred, await _need_dir(trail[-1]), os.X_OK)
+                trail = trail if part == b"." else trail[:-1] or trail
             else:
                 node = await self._walker.step(self._cred, trail[-1], part)
                 last = index == len(parts) - 1
@@ -92,12 +120,31 @@ class _Walk:
     async def _enter(self, trail: list[Node], node: Node, *, follow: bool) -> list[Node]:
         if not follow or not (await node.stat()).is_link:
             return [*trail, node]
+        target = await self._target(node)
+        start = trail[:1] if target.startswith(b"/") else trail
+        return await self.trail(start, _parts(target), follow=True)
+
+    async def last(self, trail: list[Node], parts: list[bytes]) -> tuple[list[Node], bytes]:
+        """The trail to the directory, and the name, that symlinks in the last place end at."""
+        trail = await self.trail(trail, parts[:-1], follow=True)
+        name = parts[-1]
+        if name in (b"", b".", b".."):
+            raise IsDirectoryError("the path is that of a directory")
+        try:
+            node = await self._walker.step(self._cred, trail[-1], name)
+        except NotFoundError:
+            return trail, name
+        if not (await node.stat()).is_link:
+            return trail, name
+        target = await self._target(node)
+        start = trail[:1] if target.startswith(b"/") else trail
+        return await self.last(start, _parts(target))
+
+    async def _target(self, node: Node) -> bytes:
         self._links += 1
         if self._links > SYMLINKS_MAX:
             raise SymlinkLoopError("too many symlinks")
-        target = await self._walker.readlink(self._cred, node)
-        start = trail[:1] if target.startswith(b"/") else trail
-        return await self.trail(start, _parts(target), follow=True)
+        return await self._walker.readlink(self._cred, node)
 
 
 async def _need_dir(node: Node) -> Stat:
@@ -107,7 +154,12 @@ async def _need_dir(node: Node) -> Stat:
     return st
 
 
+def _ends_with_slash(path: str | bytes) -> bool:
+    return path.endswith("/") if isinstance(path, str) else path.endswith(b"/")
+
+
 def _parts(path: str | bytes) -> list[bytes]:
+    """The names of a path; an empty last one for a slash at its end, which asks for a directory."""
     raw = path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
     if not raw:
         raise NotFoundError("the path is empty")
@@ -116,4 +168,4 @@ def _parts(path: str | bytes) -> list[bytes]:
     if b"\0" in raw:
         raise InvalidError("a path may not contain NUL")
     parts = [part for part in raw.split(b"/") if part]
-    return [*parts, b"."] if raw.endswith((b"/", b"/.")) else parts
+    return [*parts, b""] if raw.endswith(b"/") else parts

@@ -19,14 +19,18 @@ class Watch:
         self._settled: list[Callable[[], Awaitable[None]]] = []
 
     def listen(
-        self, listener: Callable[[Changed], None], settled: Callable[[], Awaitable[None]]
+        self,
+        listener: Callable[[Changed], None],
+        settled: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Adds a listener for the life of the kernel.
 
-        `settled` returns when the listener has done all it was told to do so far.
+        `settled` returns when the listener has done all it was told to do so far; a listener
+        that acts at once needs none.
         """
         self._listeners.append(listener)
-        self._settled.append(settled)
+        if settled is not None:
+            self._settled.append(settled)
 
     async def settled(self) -> None:
         """Returns when every listener knows of, and has acted on, every change so far.

@@ -17,7 +17,7 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import DisconnectedError, InvalidError, KernelError
 from nexusfs.contracts.model import Message, ModelCall, ModelPort, ModelReply
 from nexusfs.contracts.proc import ProgramProcess
-from nexusfs.contracts.tool import Tool, ToolResult
+from nexusfs.contracts.tool import Tool, ToolResult, new_call_id
 
 CLOSING_NOTE = "The turn limit is reached. Answer now, with what you have; no tools are left."
 
@@ -77,7 +77,7 @@ async def agent_step(
     """
     process.deliver()
     start = len(process.transcript)
-    if closing:
+    if closing and process.transcript[-1].get("content") != CLOSING_NOTE:
         process.record("notice", message={"role": "user", "content": CLOSING_NOTE})
     tools = [] if closing else await dispatcher.sys_tools(process.cred)
     try:
@@ -112,6 +112,7 @@ async def _ask(process: ProgramProcess, models: ModelPort, tools: Sequence[Tool]
     if not tools and "tool_calls" in message:
         message = {key: value for key, value in message.items() if key != "tool_calls"}
         message["content"] = message.get("content") or ""
+    message = _with_own_ids(message, process.transcript)
     used = reply.usage
     process.record(
         "model_reply", message=message, model=reply.model,
@@ -121,18 +122,49 @@ async def _ask(process: ProgramProcess, models: ModelPort, tools: Sequence[Tool]
     return ModelReply(message, used, reply.model, reply.finish_reason)
 
 
+def _with_own_ids(message: Message, transcript: Sequence[Message]) -> Message:
+    """The message, its tool calls with ids that no other call of the transcript has.
+
+    Some providers leave ids empty or use them again in each turn; results go by id.
+    """
+    used = {call["id"] for earlier in transcript for call in earlier.get("tool_calls") or ()}
+    calls = []
+    for call in message.get("tool_calls") or ():
+        given = call.get("id")
+        own = given if isinstance(given, str) and given and given not in used else new_call_id()
+        used.add(own)
+        calls.append({**call, "id": own})
+    return {**message, "tool_calls": calls} if calls else message
+
+
 def _call_of(raw: dict[str, Any], tools: Sequence[Tool]) -> Call:
     """A model's tool call, whatever it wrote: hostile input."""
     function = raw["function"]
     name = str(function.get("name"))
     read_only = any(tool.name == name and tool.read_only for tool in tools)
     try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except ValueError as exc:
+        arguments = json.loads(
+            function.get("arguments") or "{}",
+            parse_constant=_no_constant,
+            object_pairs_hook=_no_duplicates,
+        )
+        json.dumps(arguments, ensure_ascii=False).encode()  # refuses lone surrogates
+    except (ValueError, RecursionError) as exc:
         return Call(raw["id"], name, None, f"the arguments are not JSON: {exc}")
     if not isinstance(arguments, dict):
         return Call(raw["id"], name, None, "the arguments must be a JSON object")
     return Call(raw["id"], name, arguments, read_only=read_only)
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 async def _run_all(process: ProgramProcess, dispatcher: Dispatcher, calls: list[Call]) -> None:
@@ -144,6 +176,8 @@ async def _run_all(process: ProgramProcess, dispatcher: Dispatcher, calls: list[
         async with trio.open_nursery() as nursery:
             for call in group:
                 nursery.start_soon(_run, process, dispatcher, call, results)
+        if len(results) < len(group):
+            raise DisconnectedError("the kernel is going")
         for call in group:
             _record_result(process, results[call.call_id])
 
@@ -171,7 +205,7 @@ async def _run(
                 )
             return
         except DisconnectedError:
-            raise
+            return  # without a result: raised outside the nursery, which would wrap it
         except InvalidError as exc:
             error = f"the arguments do not fit: {exc}"
         except KernelError as exc:

@@ -35,6 +35,11 @@ PROVIDER_KEYS: Mapping[str, str] = {
 """The variable that litellm wants for a provider; one that is not named may need none."""
 
 
+WHERE_KEYS_GO = (
+    "keys are taken from the environment of `nexusfs mount`, or from [keys] in the configuration"
+)
+
+
 class Attempts(Protocol):
     """Makes single attempts at a call: WorkerClient, or a fake in tests."""
 
@@ -117,8 +122,11 @@ class ModelRouter:
             known = ", ".join(sorted(self._aliases))
             hint = f"did you mean {near[0]!r}?" if near else f"aliases: {known or 'none'}"
             raise InvalidError(
-                f"model {name!r}: write provider/model, as anthropic/… or offline/demo; {hint}"
+                f"model {name!r}: write provider/model, as offline/demo, or give it a "
+                f"meaning under [model_aliases] in the configuration (see sys/config); {hint}"
             )
+        if provider != OFFLINE and difflib.get_close_matches(provider, [OFFLINE], cutoff=0.8):
+            raise InvalidError(f"model {name!r}: did you mean {OFFLINE}/{rest}?")
         if "://" in name and provider != OFFLINE:
             raise InvalidError(f"model {name!r}: an address goes into model_settings.api_base")
         if provider == OFFLINE:
@@ -144,6 +152,8 @@ class ModelRouter:
             try:
                 return await self._attempts(one, observer)
             except ModelError as exc:
+                if exc.kind == "auth":
+                    raise ModelError(f"{exc}; {WHERE_KEYS_GO}", kind="auth") from None
                 if not exc.retryable or number == len(models) - 1:
                     raise
                 observer.retry(model, str(exc), 0.0)

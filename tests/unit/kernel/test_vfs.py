@@ -1,0 +1,230 @@
+"""Opening files, and what an open file does."""
+
+import os
+import stat
+
+import pytest
+
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import (
+    AccessError,
+    BadFileError,
+    ExistsError,
+    IsDirectoryError,
+    KernelError,
+    NotDirectoryError,
+    NotFoundError,
+    SymlinkLoopError,
+)
+from nexusfs.contracts.node import (
+    Change,
+)
+from tests.kernel_fixture import ALICE, ROOT
+from tests.unit.kernel.files import Files, error
+
+MEMBER = Credentials(1002, 1002, groups=frozenset({500}))
+
+# Opening
+
+
+async def test_a_file_that_is_not_there_is_enoent(root: Files) -> None:
+    assert await error(root.open("/f", os.O_RDONLY)) is NotFoundError
+
+
+async def test_a_created_file_has_its_makers_ids_and_mode(alice: Files) -> None:
+    await alice.open("/f", os.O_WRONLY | os.O_CREAT, 0o640)
+
+    st = await alice.stat("/f")
+    assert (st.mode, st.uid, st.gid, st.size) == (stat.S_IFREG | 0o640, 1000, 1000, 0)
+
+
+async def test_creating_what_is_there_opens_it(root: Files) -> None:
+    await root.put("/f", b"x")
+
+    fd = await root.open("/f", os.O_RDWR | os.O_CREAT)
+
+    assert await root.calls.sys_read(fd, 10, 0) == b"x"
+
+
+async def test_a_created_file_is_open_whatever_its_mode(alice: Files) -> None:
+    fd = await alice.open("/f", os.O_RDWR | os.O_CREAT, 0)
+
+    assert await alice.calls.sys_write(fd, b"x", 0) == 1
+    assert await error(alice.open("/f", os.O_RDONLY)) is AccessError
+
+
+@pytest.mark.parametrize("target", [b"", b"nowhere", b"f"])
+async def test_an_exclusive_create_of_what_is_there_is_eexist(root: Files, target: bytes) -> None:
+    if target:
+        await root.calls.sys_symlink(ROOT, target, "/g")
+    else:
+        await root.put("/g")
+
+    assert await error(root.open("/g", os.O_WRONLY | os.O_CREAT | os.O_EXCL)) is ExistsError
+
+
+async def test_creating_through_a_symlink_makes_its_target(root: Files) -> None:
+    await root.calls.sys_mkdir(ROOT, "/d")
+    await root.calls.sys_symlink(ROOT, b"d/f", "/link")
+
+    await root.open("/link", os.O_WRONLY | os.O_CREAT)
+
+    assert await root.names("/d") == {"f"}
+
+
+async def test_truncating_an_open_empties_the_file(root: Files) -> None:
+    await root.put("/f", b"long")
+
+    await root.open("/f", os.O_WRONLY | os.O_TRUNC)
+
+    assert (await root.stat("/f")).size == 0
+
+
+async def test_truncating_needs_write_permission(root: Files, alice: Files) -> None:
+    await root.put("/f", b"long")
+
+    assert await error(alice.open("/f", os.O_RDONLY | os.O_TRUNC)) is AccessError
+    assert await root.text("/f") == b"long"
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "may"),
+    [
+        (0o604, os.O_RDONLY, True),
+        (0o604, os.O_WRONLY, False),
+        (0o604, os.O_RDWR, False),
+        (0o602, os.O_RDONLY, False),
+        (0o602, os.O_WRONLY, True),
+        (0o606, os.O_RDWR, True),
+    ],
+)
+async def test_an_open_needs_the_permission_of_its_flags(
+    root: Files, alice: Files, mode: int, flags: int, may: bool
+) -> None:
+    await root.put("/f", b"x", mode)
+
+    if may:
+        assert await alice.open("/f", flags)
+    else:
+        assert await error(alice.open("/f", flags)) is AccessError
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (os.O_WRONLY, IsDirectoryError),
+        (os.O_RDWR, IsDirectoryError),
+        (os.O_RDONLY | os.O_TRUNC, IsDirectoryError),
+        (os.O_RDONLY | os.O_CREAT, IsDirectoryError),
+    ],
+)
+async def test_a_directory_is_opened_to_read_only(
+    root: Files, flags: int, expected: type[KernelError]
+) -> None:
+    await root.calls.sys_mkdir(ROOT, "/d")
+
+    assert await error(root.open("/d", flags)) is expected
+
+
+async def test_a_file_opened_as_a_directory_is_enotdir(root: Files) -> None:
+    await root.put("/f")
+
+    assert await error(root.open("/f", os.O_RDONLY | os.O_DIRECTORY)) is NotDirectoryError
+
+
+async def test_a_symlink_that_is_not_to_be_followed_is_eloop(root: Files) -> None:
+    await root.calls.sys_symlink(ROOT, b"/", "/link")
+
+    assert await error(root.open("/link", os.O_RDONLY | os.O_NOFOLLOW)) is SymlinkLoopError
+
+
+async def test_creating_needs_a_writable_directory(root: Files, alice: Files) -> None:
+    await root.calls.sys_mkdir(ROOT, "/d", 0o755)
+
+    assert await error(alice.open("/d/f", os.O_WRONLY | os.O_CREAT)) is AccessError
+
+
+# Handles
+
+
+async def test_a_handle_keeps_its_openers_rights(root: Files, alice: Files) -> None:
+    await alice.put("/f", b"x")
+    fd = await alice.open("/f", os.O_RDWR)
+    await root.calls.sys_setattr(ROOT, "/f", Change(mode=0, uid=0))
+
+    assert await alice.calls.sys_write(fd, b"y", 0) == 1
+    assert await alice.calls.sys_read(fd, 1, 0) == b"y"
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY])
+async def test_a_handle_does_only_what_it_was_opened_for(root: Files, flags: int) -> None:
+    await root.put("/f", b"x")
+    fd = await root.open("/f", flags)
+
+    if flags == os.O_RDONLY:
+        assert await error(root.calls.sys_write(fd, b"y", 0)) is BadFileError
+    else:
+        assert await error(root.calls.sys_read(fd, 1, 0)) is BadFileError
+
+
+async def test_a_descriptor_is_gone_after_close_and_not_used_again(root: Files) -> None:
+    await root.put("/f")
+    fd = await root.open("/f", os.O_RDONLY)
+    await root.calls.sys_close(fd)
+
+    assert await error(root.calls.sys_read(fd, 1, 0)) is BadFileError
+    assert await error(root.calls.sys_close(fd)) is BadFileError
+    assert await root.open("/f", os.O_RDONLY) > fd
+
+
+async def test_an_unlinked_file_lives_while_it_is_open(root: Files) -> None:
+    await root.put("/f", b"x")
+    fd = await root.open("/f", os.O_RDONLY)
+    await root.calls.sys_unlink(ROOT, "/f")
+
+    assert await root.calls.sys_read(fd, 1, 0) == b"x"
+    assert await root.names("/") == {"proc", "dispatch", "sys"}
+
+
+async def test_a_file_open_for_writing_is_cut_without_further_permission(
+    root: Files, alice: Files
+) -> None:
+    await alice.put("/f", b"long")
+    fd = await alice.open("/f", os.O_WRONLY)
+    await root.calls.sys_setattr(ROOT, "/f", Change(mode=0, uid=0))
+
+    st = await alice.calls.sys_fsetattr(ALICE, fd, Change(size=2))
+
+    assert st.size == 2
+
+
+async def test_a_write_by_others_takes_setuid_off(root: Files, alice: Files) -> None:
+    await root.put("/f", b"", 0o6777)
+    fd = await alice.open("/f", os.O_WRONLY)
+
+    await alice.calls.sys_write(fd, b"x", 0)
+
+    assert stat.S_IMODE((await root.stat("/f")).mode) == 0o777
+
+
+async def test_an_open_directory_lists_anew_from_the_start(root: Files) -> None:
+    await root.calls.sys_mkdir(ROOT, "/d")
+    fd = await root.open("/d", os.O_RDONLY | os.O_DIRECTORY)
+    for name in "ab":
+        await root.put(f"/d/{name}")
+    first = await root.calls.sys_readdir_fd(fd, 0)
+    await root.put("/d/c")
+
+    rest = await root.calls.sys_readdir_fd(fd, 1)
+    again = await root.calls.sys_readdir_fd(fd, 0)
+
+    assert [[e.name for e in part] for part in (first, rest, again)] == [
+        [b"a", b"b"], [b"b"], [b"a", b"b", b"c"],
+    ]  # fmt: skip
+
+
+async def test_a_file_is_not_listed(root: Files) -> None:
+    await root.put("/f")
+    fd = await root.open("/f", os.O_RDONLY)
+
+    assert await error(root.calls.sys_readdir_fd(fd, 0)) is NotDirectoryError
