@@ -102,9 +102,12 @@ class Syscalls:
 
     @syscall
     async def sys_readdir(self, cred: Credentials, where: Where) -> list[DirEntry]:
-        """All names of a directory but . and .., ."""
+        """All names of a directory but . and .. ."""
         node = await self.vfs.walker.node(cred, where)
-        permission.check(cred, await node.stat(), os.R_OK)
+        st = await node.stat()
+        if not st.is_dir:
+            raise NotDirectoryError("not a directory")
+        permission.check(cred, st, os.R_OK)
         return await self.vfs.mounts.entries(cred, node)
 
     @syscall
@@ -114,8 +117,8 @@ class Syscalls:
 
     @syscall
     async def sys_mkdir(self, cred: Credentials, where: Where, mode: int = 0o777) -> Node:
-        """Makes a directory; `mode` as the caller's umask left it."""
-        return await self.vfs.create(cred, where, 0o040000 | (mode & 0o7777))
+        """Makes a directory; `mode` as the caller's umask left it, its set-id bits not taken."""
+        return await self.vfs.create(cred, where, 0o040000 | (mode & 0o1777))
 
     @syscall
     async def sys_mknod(self, cred: Credentials, where: Where, mode: int, rdev: int = 0) -> Node:

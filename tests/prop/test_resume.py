@@ -3,17 +3,20 @@
 More examples: `NEXUSFS_MODEL_EXAMPLES=1000 pytest tests/prop/test_resume.py`.
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nexusfs.contracts.errors import BusyError
 from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Usage
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.table import ProcessTable
@@ -32,12 +35,16 @@ from tests.kernel_fixture import (
     wish,
 )
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("NEXUSFS_MODEL_EXAMPLES", "60"))
 TASK = "do it"
 
 CALLS = st.tuples(st.sampled_from(["look", "act", "fail", "raw", "none", "bad"]), st.integers(0, 3))
 TURNS = st.lists(st.lists(CALLS, min_size=1, max_size=4), max_size=3)
 CUTS = st.lists(st.integers(0, 40).map(lambda quarters: quarters / 4), max_size=4)
+VERBS = st.sampled_from(["interrupt", "interrupt", "stop", "cont", "send", "steer"])
+SIGNALS = st.lists(st.tuples(st.integers(0, 8).map(lambda n: n / 4), VERBS), max_size=8)
 SHOP = Workshop()
 
 
@@ -75,6 +82,9 @@ def script_of(turns: Sequence[Sequence[tuple[str, int]]]) -> Script:
     return Script(messages)
 
 
+FEW = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 class World:
     """One journal, and a table over it for each life of the kernel."""
 
@@ -103,6 +113,27 @@ class World:
                 await table.wait(ROOT, process.pid)
             table.suspend()
         return process
+
+    async def signalled(self, signals: Sequence[tuple[float, str]]) -> Process:
+        """A chat agent that gets these signals, each so long after the last, and is killed."""
+        table = self.table()
+        async with trio.open_nursery() as nursery:
+            table.start(nursery)
+            pid = (await table.spawn(ROOT, spec(task=TASK, mode="chat"))).pid
+            process = table.get(pid)
+            for seconds, verb in signals:
+                await trio.sleep(seconds)
+                with contextlib.suppress(BusyError):
+                    getattr(table, verb)(ROOT, pid, *(["more"] * (verb in ("send", "steer"))))
+                check_history_so_far(process)
+            table.kill(ROOT, pid)
+        return process
+
+
+def check_history_so_far(process: Process) -> None:
+    """The history, as it would be if the open calls were answered now."""
+    answers = [{"role": "tool", "tool_call_id": call["id"]} for call in process.open_calls()]
+    check_history([*process.transcript, *answers])
 
 
 def run(main: Any, *args: Any) -> Any:
@@ -133,7 +164,7 @@ def view(process: Process) -> dict[str, Any]:
     return {**{name: getattr(process, name) for name in names}, **logs, "mail": mail}
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@FEW
 @given(turns=TURNS, cuts=CUTS)
 def test_an_agent_that_is_cut_anywhere_comes_to_its_end(
     turns: list[list[tuple[str, int]]], cuts: list[float]
@@ -150,7 +181,7 @@ def test_an_agent_that_is_cut_anywhere_comes_to_its_end(
     check_finished(run(main), world.script)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@FEW
 @given(turns=TURNS, cut=st.integers(0, 40).map(lambda quarters: quarters / 4))
 def test_a_restored_agent_is_the_same_byte_for_byte(
     turns: list[list[tuple[str, int]]], cut: float
@@ -182,3 +213,17 @@ def test_an_agent_whose_kernel_dies_after_any_record_comes_to_its_end(
         assert len(ends) == 1, (
             f"ended twice when cut after line {kept}: {events_of(lines)[kept - 1]}"
         )
+
+
+@FEW
+@given(turns=TURNS, signals=SIGNALS)
+def test_a_chat_agent_has_a_valid_history_whatever_signals_it_gets(
+    turns: list[list[tuple[str, int]]], signals: list[tuple[float, str]]
+) -> None:
+    world = World(script_of(turns))
+
+    process: Process = run(lambda: world.signalled(signals))
+
+    check_history(process.transcript)
+    (restored,) = world.table()
+    assert view(restored) == view(process)

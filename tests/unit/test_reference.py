@@ -125,6 +125,24 @@ async def test_an_agents_directory_has_what_the_page_lists(
     assert await there(bound, agent) == listed("/proc/&lt;pid&gt;")
 
 
+@pytest.mark.parametrize(
+    ("title", "name", "place"),
+    [("/proc/&lt;pid&gt;", "dispatch/", "dispatch"), ("/dispatch", ".calls/", "/dispatch/.calls")],
+)
+async def test_the_files_below_have_the_mode_that_the_page_says(
+    bound: BoundSyscalls, title: str, name: str, place: str
+) -> None:
+    info = await bound.sys_proc_spawn(spec(model="offline/echo", mode="chat"))
+    await bound.write_file("/dispatch/list_dir", b"{}")
+    _, what = rows(title)[name]
+    mode = re.search(r"(0\d{3}) each", what)
+    assert mode
+
+    files = await there(bound, place if place[0] == "/" else f"/proc/{info.pid}/{place}")
+
+    assert {found for _, found in files.values()} == {int(mode[1], 8)}
+
+
 async def test_exe_is_absent_for_an_agent_of_an_inline_spec(bound: BoundSyscalls) -> None:
     info = await bound.sys_proc_spawn(spec(model="offline/echo", task="hello"))
 

@@ -138,7 +138,9 @@ class Vfs:
     ) -> Node | None:
         """The new node, or None when the name is there and may be."""
         if flags & _NO_FOLLOW:
-            parent, name, _ = await self.walker.parent(cred, where, IsDirectoryError)
+            parent, name, slash = await self.walker.parent(cred, where, IsDirectoryError)
+            if slash:
+                raise IsDirectoryError("a path that ends in / is that of a directory")
         else:
             parent, name, _ = await self.walker.created(cred, where)
         try:
@@ -224,6 +226,7 @@ class Vfs:
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise InvalidError("unknown rename flags")
         source = await self.walker.parent(cred, old, BusyError)
+        await self._searchable(cred, source.parent, source.name)
         goal = await self.walker.parent(cred, new, BusyError)
         st = await self._searchable(cred, goal.parent, goal.name)
         self.mounts.check_free(goal.parent, goal.name)
@@ -241,9 +244,7 @@ class Vfs:
         is_dir = (await node.stat()).is_dir
         if not is_dir and (source.slash or (goal.slash and flags != RENAME_EXCHANGE)):
             raise NotDirectoryError("not a directory")
-        permission.check(cred, st, os.W_OK, goal.name)
-        if target is not None:
-            permission.check_sticky(cred, st, await target.stat())
+        await self._check_goal(cred, goal, st, target)
         await self._check_dir_move(cred, source.parent, goal.parent, node)
         if flags == RENAME_EXCHANGE and target is not None:
             await self._check_dir_move(cred, goal.parent, source.parent, target)
@@ -275,6 +276,18 @@ class Vfs:
         permission.check(cred, st, os.W_OK, name)
         permission.check_sticky(cred, st, await node.stat())
         return node
+
+    async def _check_goal(
+        self, cred: Credentials, goal: Last, st: Stat, target: Node | None
+    ) -> None:
+        """The caller may put something at `goal`, whose directory has `st`, over `target`."""
+        permission.check(cred, st, os.W_OK, goal.name)
+        if target is None:
+            return
+        target_st = await target.stat()
+        if goal.slash and not target_st.is_dir:
+            raise NotDirectoryError("not a directory")
+        permission.check_sticky(cred, st, target_st)
 
     async def _searchable(self, cred: Credentials, parent: Node, name: bytes) -> Stat:
         """Attributes of a directory in which the caller may look for a name to change."""

@@ -16,8 +16,6 @@ from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.syscalls import Syscalls
 from tests.kernel_fixture import ROOT
 
-MEMBER = Credentials(1002, 1002, groups=frozenset({500}))
-
 
 class Files:
     """The calls of one user, errors as their classes."""

@@ -5,7 +5,6 @@ import stat
 
 import pytest
 
-from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     AccessError,
     BadFileError,
@@ -21,8 +20,6 @@ from nexusfs.contracts.node import (
 )
 from tests.kernel_fixture import ALICE, ROOT
 from tests.unit.kernel.files import Files, error
-
-MEMBER = Credentials(1002, 1002, groups=frozenset({500}))
 
 # Opening
 

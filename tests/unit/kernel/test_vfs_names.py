@@ -5,11 +5,9 @@ import stat
 
 import pytest
 
-from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     AccessError,
     BusyError,
-    CrossDeviceError,
     ExistsError,
     InvalidError,
     IsDirectoryError,
@@ -27,8 +25,6 @@ from nexusfs.contracts.node import (
 )
 from tests.kernel_fixture import ALICE, BOB, ROOT
 from tests.unit.kernel.files import Files, error
-
-MEMBER = Credentials(1002, 1002, groups=frozenset({500}))
 
 # Making and removing
 
@@ -260,12 +256,3 @@ async def test_a_name_of_a_mount_point_is_free_elsewhere(root: Files) -> None:
 
 async def test_what_a_control_tree_covers_stays_hidden(root: Files) -> None:
     assert await error(root.calls.sys_mkdir(ROOT, "/proc")) is ExistsError
-
-
-async def test_another_filesystem_is_another_device(root: Files) -> None:
-    """No second ordinary filesystem is mounted, so the control trees stand for one."""
-    await root.put("/f")
-
-    found = await error(root.calls.sys_link(ROOT, "/f", "/sys/f"))
-
-    assert found in (CrossDeviceError, NotPermittedError)

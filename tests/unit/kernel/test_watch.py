@@ -16,8 +16,6 @@ from nexusfs.contracts.node import (
 from tests.kernel_fixture import ALICE, ROOT
 from tests.unit.kernel.files import Files, error
 
-MEMBER = Credentials(1002, 1002, groups=frozenset({500}))
-
 # News of changes
 
 
