@@ -16,6 +16,12 @@ from nexusfs.contracts.errors import InvalidError
 from nexusfs.contracts.words import nearest
 
 HIDDEN = "***"
+CLAUDE_MODELS = {
+    "sonnet": "anthropic/claude-sonnet-4-5",
+    "opus": "anthropic/claude-opus-4-5",
+    "haiku": "anthropic/claude-haiku-4-5",
+}
+"""The names that Claude Code's agents use. Source: the model names of litellm's price list."""
 PRECEDENCE = ("command line", "environment NEXUSFS_*", "file", "default")
 
 
@@ -39,7 +45,7 @@ class Config(BaseSettings):
 
     default_model: str = Field("offline/demo", description="what agents use that name no model")
     model_aliases: dict[str, str] = Field(
-        default_factory=dict, description="short names: sonnet = anthropic/…"
+        default_factory=lambda: dict(CLAUDE_MODELS), description="short names of models"
     )
     keys: dict[str, str] = Field(
         default_factory=dict, description="provider keys, for the worker only"

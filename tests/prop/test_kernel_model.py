@@ -365,7 +365,7 @@ def any_error_will_do(op: Op) -> bool:
     """
     paths = [arg for arg in op.args[:2] if isinstance(arg, str)]
     special = any(path.rpartition("/")[2] in ("", ".", "..") for path in paths)
-    return special or (op.call == "rename" and op.args[2] == 1) or op.args[1:2] == (-1,)
+    return special or (op.call == "rename" and op.args[2] != 0) or op.args[1:2] == (-1,)
 
 
 @settings(
