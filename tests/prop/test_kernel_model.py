@@ -105,7 +105,9 @@ CALLS: dict[str, st.SearchStrategy[tuple[Any, ...]]] = {
     "rmdir": st.tuples(PATHS),
     "rename": st.tuples(PATHS, PATHS, st.sampled_from([0, 0, 0, 1, 2])),
     "chmod": st.tuples(PATHS, st.one_of(DIR_MODES, FILE_MODES)),
-    "chown": st.tuples(PATHS, OWNERS, OWNERS, FOLLOW),
+    "chown": st.tuples(PATHS, OWNERS, OWNERS, FOLLOW).filter(
+        lambda args: args[1:3] != (None, None)
+    ),
     "truncate": st.tuples(PATHS, st.integers(-1, 30)),
     "utime": st.tuples(PATHS, TIMES),
     "stat": st.tuples(PATHS, FOLLOW),

@@ -238,7 +238,8 @@ class Vfs:
         target = await self._found(cred, goal.parent, goal.name)
         if target is not None and flags == RENAME_NOREPLACE:
             raise ExistsError(f"exists: {_show(goal.name)}")
-        if target is not None and target is node and flags != RENAME_EXCHANGE:
+        plain = not (source.slash or goal.slash or flags == RENAME_EXCHANGE)
+        if target is not None and target is node and plain:
             return  # Two names of one inode stay, whoever asks. Source: rename(2).
         node = await self._removable(cred, source)
         is_dir = (await node.stat()).is_dir
