@@ -32,9 +32,12 @@ POLLIN, POLLOUT, POLLERR, POLLHUP = 0x001, 0x004, 0x008, 0x010
 """Source: asm-generic/poll.h."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stat:
-    """The attributes of one inode; times in ns since 1970, sizes in bytes, blocks of 512 bytes."""
+    """The attributes of one inode; times in ns since 1970, sizes in bytes, blocks of 512 bytes.
+
+    Never changed in place; not frozen, for that takes three times as long to make.
+    """
 
     ino: int
     mode: int
@@ -248,6 +251,9 @@ class Node:
     async def removexattr(self, name: bytes) -> None:
         """Removes one extended attribute. NoDataError ENODATA."""
         raise NoDataError("no such attribute")
+
+    async def admit(self) -> None:
+        """Suspends while the filesystem has too much to write back; before a change's checks."""
 
     async def sync(self) -> None:
         """Returns when the filesystem's acknowledged changes are on disk."""

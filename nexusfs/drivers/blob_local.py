@@ -1,8 +1,9 @@
 """Blobs on the local disk: append-only segment files, and own files for large ones.
 
 A segment is a run of frames: a header of 48 bytes (magic, state, algorithm, size, digest) and
-the bytes. `BlobRef.place` is `segment:offset of the header`, or `file`. A blob over 1 MiB is
-the file `large/<algorithm>-<digest>`.
+the bytes. `BlobRef.place` is `segment:offset of the header`. A blob over 1 MiB is a file of its
+own in `large/`, and `place` is its name: the digest and a number that no other blob has, so that
+one may be deleted while the same bytes are put again.
 
 What a crash leaves: a frame that was not written to its end is the last of the last segment,
 and nothing names it; it is cut off at open. A frame or file that was written but is named by
@@ -11,13 +12,15 @@ no metadata stays as garbage, for `gc` to find.
 What deletion frees: a large blob's file; the whole blocks inside a frame (a hole is punched);
 a segment file in which every frame is dead. Small frames between live ones stay.
 
-Concurrency: one thread, but for the descriptors of `dirty_fds` and the writeback thread, which
-only call fdatasync on duplicates.
+Concurrency: every method may be called from any thread; a lock makes them take turns, for as
+long as one write to the page cache takes. The writeback thread only calls fdatasync on
+duplicates of descriptors.
 """
 
 import errno
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nexusfs.contracts.errors import CorruptError, KernelError, NoSpaceError
-from nexusfs.contracts.store import BlobRef, digest_of
+from nexusfs.contracts.store import BlobRef, Unsynced, digest_of
 from nexusfs.drivers.sqlite import fsync_directory
 
 SEGMENT_BYTES = 64 << 20
@@ -43,8 +46,6 @@ _LIVE, _DEAD = 1, 0
 _ALGORITHMS = {"sha256": 1}
 _PUNCH_KEEP_SIZE = 0x02 | 0x01
 """FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: linux/falloc.h."""
-_FILE = "file"
-
 _libc = CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [c_int, c_int, c_longlong, c_longlong]
 
@@ -75,38 +76,43 @@ class LocalBlobs:
         self._large.mkdir(parents=True, exist_ok=True, mode=0o700)
         fsync_directory(directory)
         self._segment_bytes = segment_bytes
+        self._lock = threading.RLock()
         self._fds: dict[int, int] = {}
-        self._dirty: set[int] = set()
-        self._dirty_large: set[Path] = set()
+        self._puts = 0
+        self._dirty: dict[int | str, int] = {}
         self._live_frames: dict[int, int] = {}
-        self._unsynced = 0
+        self._unsynced_bytes = 0
         self._writeback: ThreadPoolExecutor | None = None
         numbers = [int(path.stem) for path in directory.glob("*.seg")]
         self._segment = max(numbers, default=0)
         self._end = self._cut_tail() if numbers else segment_bytes
+        for path in self._large.glob("*.tmp"):  # A crash in the middle of a put.
+            path.unlink()
+        self._next_large = 1 + max(map(_number_of, os.listdir(self._large)), default=0)
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Stores `data`. NoSpaceError ENOSPC leaves nothing behind."""
-        if len(data) > LARGE_BYTES:
-            return self._put_large(digest, data)
-        if self._end >= self._segment_bytes:
-            self._next_segment()
-        header = _HEADER.pack(
-            _MAGIC, _LIVE, _ALGORITHMS[self.algorithm], 0, len(data), digest.ljust(36, b"\0")
-        )
-        offset = self._end
-        fd = self._fd(self._segment)
-        try:
-            _write_all(fd, header + data, offset)
-        except KernelError:
-            os.ftruncate(fd, offset)
-            raise
-        self._end = offset + len(header) + len(data)
-        self._dirty.add(self._segment)
-        if self._segment in self._live_frames:
-            self._live_frames[self._segment] += 1
-        self._start_writeback(fd, len(data))
-        return BlobRef(self.algorithm, digest, len(data), f"{self._segment}:{offset}")
+        with self._lock:
+            if len(data) > LARGE_BYTES:
+                return self._put_large(digest, data)
+            if self._end >= self._segment_bytes:
+                self._next_segment()
+            header = _HEADER.pack(
+                _MAGIC, _LIVE, _ALGORITHMS[self.algorithm], 0, len(data), digest.ljust(36, b"\0")
+            )
+            offset = self._end
+            fd = self._fd(self._segment)
+            try:
+                _write_all(fd, header + data, offset)
+            except KernelError:
+                os.ftruncate(fd, offset)
+                raise
+            self._end = offset + len(header) + len(data)
+            self._note(self._segment)
+            if self._segment in self._live_frames:
+                self._live_frames[self._segment] += 1
+            self._start_writeback(fd, len(data))
+            return BlobRef(self.algorithm, digest, len(data), f"{self._segment}:{offset}")
 
     def get(self, ref: BlobRef) -> bytes:
         """The whole blob, verified. CorruptError EIO names it."""
@@ -120,25 +126,32 @@ class LocalBlobs:
 
     def delete(self, ref: BlobRef) -> None:
         """Frees the space of a blob that no durable metadata names."""
-        if ref.place == _FILE:
-            self._large_path(ref.algorithm, ref.digest).unlink(missing_ok=True)
+        place = _place(ref)
+        if place is None:
+            (self._large / ref.place).unlink(missing_ok=True)
             return
-        segment, offset = _place(ref)
-        with suppress(FileNotFoundError):
-            self._kill_frame(segment, offset, ref)
+        with self._lock, suppress(FileNotFoundError):
+            self._kill_frame(*place, ref)
 
-    def dirty_fds(self) -> list[int]:
-        """New descriptors to fdatasync and close, for all that was put since the last call."""
-        fds = [os.dup(self._fd(segment)) for segment in self._dirty]
-        for path in self._dirty_large:
-            with suppress(FileNotFoundError):
-                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        if self._dirty_large:
-            fds.append(os.open(self._large, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        self._dirty.clear()
-        self._dirty_large.clear()
-        self._unsynced = 0
-        return fds
+    def unsynced(self) -> Unsynced:
+        """What was put and may not be on disk, with new descriptors to fdatasync and close."""
+        with self._lock:
+            fds = []
+            for where in self._dirty:
+                with suppress(FileNotFoundError):
+                    if isinstance(where, int):
+                        fds.append(os.dup(self._fd(where)))
+                    else:
+                        fds.append(os.open(self._large / where, os.O_RDONLY | os.O_CLOEXEC))
+            if any(isinstance(where, str) for where in self._dirty):
+                fds.append(os.open(self._large, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            return Unsynced(fds, self._puts)
+
+    def synced(self, unsynced: Unsynced) -> None:
+        """All of `unsynced` is on disk."""
+        with self._lock:
+            self._dirty = {k: puts for k, puts in self._dirty.items() if puts > unsynced.until}
+            self._unsynced_bytes = 0
 
     def close(self) -> None:
         """Waits for the writeback thread and closes the segments."""
@@ -148,8 +161,13 @@ class LocalBlobs:
             os.close(fd)
         self._fds.clear()
 
+    def _note(self, where: int | str) -> None:
+        self._puts += 1
+        self._dirty[where] = self._puts
+
     def _put_large(self, digest: bytes, data: bytes) -> BlobRef:
-        path = self._large_path(self.algorithm, digest)
+        name = f"{self.algorithm}-{digest.hex()}.{self._next_large}"
+        path = self._large / name
         temporary = path.with_suffix(".tmp")
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -164,17 +182,17 @@ class LocalBlobs:
         finally:
             os.close(fd)
         temporary.rename(path)
-        self._dirty_large.add(path)
-        return BlobRef(self.algorithm, digest, len(data), _FILE)
-
-    def _large_path(self, algorithm: str, digest: bytes) -> Path:
-        return self._large / f"{algorithm}-{digest.hex()}"
+        self._next_large += 1
+        self._note(name)
+        return BlobRef(self.algorithm, digest, len(data), name)
 
     def _read(self, ref: BlobRef) -> bytes:
-        if ref.place == _FILE:
-            return self._large_path(ref.algorithm, ref.digest).read_bytes()
-        segment, offset = _place(ref)
-        return os.pread(self._fd(segment), ref.size, offset + _HEADER.size)
+        place = _place(ref)
+        if place is None:
+            return (self._large / ref.place).read_bytes()
+        segment, offset = place
+        with self._lock:
+            return os.pread(self._fd(segment), ref.size, offset + _HEADER.size)
 
     def _kill_frame(self, segment: int, offset: int, ref: BlobRef) -> None:
         fd = self._fd(segment)
@@ -194,7 +212,7 @@ class LocalBlobs:
     def _drop_segment(self, segment: int) -> None:
         os.close(self._fds.pop(segment))
         self._path(segment).unlink()
-        self._dirty.discard(segment)
+        self._dirty.pop(segment, None)
         del self._live_frames[segment]
 
     def _path(self, segment: int) -> Path:
@@ -230,10 +248,10 @@ class LocalBlobs:
         return end
 
     def _start_writeback(self, fd: int, size: int) -> None:
-        self._unsynced += size
-        if self._unsynced < WRITEBACK_BYTES:
+        self._unsynced_bytes += size
+        if self._unsynced_bytes < WRITEBACK_BYTES:
             return
-        self._unsynced = 0
+        self._unsynced_bytes = 0
         if self._writeback is None:
             self._writeback = ThreadPoolExecutor(1, thread_name_prefix="blob-writeback")
         self._writeback.submit(_sync_and_close, os.dup(fd))
@@ -264,10 +282,20 @@ def _intact(fd: int, frame: _Frame) -> bool:
     return digest_of("sha256", data) == frame.digest
 
 
-def _place(ref: BlobRef) -> tuple[int, int]:
-    """Segment and offset of a place."""
-    segment, _, offset = ref.place.partition(":")
-    return int(segment), int(offset)
+def _place(ref: BlobRef) -> tuple[int, int] | None:
+    """Segment and offset of a place; None for a file. ValueError for neither."""
+    segment, colon, offset = ref.place.partition(":")
+    if colon:
+        return int(segment), int(offset)
+    if not ref.place or "/" in ref.place:
+        raise ValueError(f"no place of a blob: {ref.place!r}")
+    return None
+
+
+def _number_of(name: str) -> int:
+    """The number in the name of a large blob; 0 for a temporary file."""
+    number = name.rpartition(".")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def _label(ref: BlobRef) -> str:

@@ -1,7 +1,7 @@
 """Blobs in memory: the fake for tests, and what a blob store is at its smallest."""
 
 from nexusfs.contracts.errors import CorruptError
-from nexusfs.contracts.store import BlobRef, digest_of
+from nexusfs.contracts.store import BlobRef, Unsynced, digest_of
 
 
 class MemoryBlobs:
@@ -11,27 +11,33 @@ class MemoryBlobs:
 
     def __init__(self) -> None:
         """An empty store."""
-        self._blobs: dict[tuple[str, bytes], bytes] = {}
+        self._blobs: dict[str, bytes] = {}
+        self._puts = 0
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Keeps `data`."""
-        self._blobs[self.algorithm, digest] = bytes(data)
-        return BlobRef(self.algorithm, digest, len(data), "")
+        self._puts += 1
+        place = str(self._puts)
+        self._blobs[place] = bytes(data)
+        return BlobRef(self.algorithm, digest, len(data), place)
 
     def get(self, ref: BlobRef) -> bytes:
         """The whole blob. CorruptError when it is missing or altered."""
-        data = self._blobs.get((ref.algorithm, ref.digest))
+        data = self._blobs.get(ref.place)
         if data is None or digest_of(ref.algorithm, data) != ref.digest:
             raise CorruptError(f"blob {ref.algorithm}:{ref.digest.hex()} is missing or altered")
         return data
 
     def delete(self, ref: BlobRef) -> None:
         """Drops the blob."""
-        self._blobs.pop((ref.algorithm, ref.digest), None)
+        self._blobs.pop(ref.place, None)
 
-    def dirty_fds(self) -> list[int]:
+    def unsynced(self) -> Unsynced:
         """Nothing can be synced."""
-        return []
+        return Unsynced([], 0)
+
+    def synced(self, unsynced: Unsynced) -> None:
+        """There is nothing to note."""
 
     def close(self) -> None:
         """Keeps the blobs, so that a test can open the metadata again over them."""

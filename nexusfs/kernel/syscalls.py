@@ -77,12 +77,14 @@ class Syscalls:
         self, cred: Credentials, where: Where, change: Change, *, follow: bool = True
     ) -> Stat:
         """Sets attributes and returns the new ones. EPERM, EACCES as chmod(2) and its kin."""
+        await self.vfs.admit()
         node = await self.vfs.walker.node(cred, where, follow=follow)
         return await self.vfs.setattr(cred, node, change)
 
     @syscall
     async def sys_fsetattr(self, cred: Credentials, fd: int, change: Change) -> Stat:
         """Sets attributes of an open file; its size by the right that the open was given."""
+        await self.vfs.admit()
         file = self.descriptors.get(fd)
         if change.size is None or file.flags & os.O_ACCMODE == os.O_RDONLY:
             return await self.vfs.setattr(cred, file.node, change)
@@ -118,6 +120,7 @@ class Syscalls:
     @syscall
     async def sys_mkdir(self, cred: Credentials, where: Where, mode: int = 0o777) -> Node:
         """Makes a directory; `mode` as the caller's umask left it, its set-id bits not taken."""
+        await self.vfs.admit()
         return await self.vfs.create(cred, where, 0o040000 | (mode & 0o1777))
 
     @syscall
@@ -126,6 +129,7 @@ class Syscalls:
 
         NotPermittedError EPERM for a directory, InvalidError EINVAL for a symlink.
         """
+        await self.vfs.admit()
         kind = _stat.S_IFMT(mode) or _stat.S_IFREG
         if kind == _stat.S_IFDIR:
             raise NotPermittedError("a directory is made with mkdir")
@@ -137,6 +141,7 @@ class Syscalls:
     @syscall
     async def sys_symlink(self, cred: Credentials, target: bytes, where: Where) -> Node:
         """Makes a symlink with the text `target`."""
+        await self.vfs.admit()
         if not target:
             raise InvalidError("a symlink needs a target")
         return await self.vfs.create(cred, where, 0o120777, target=target)
@@ -144,21 +149,25 @@ class Syscalls:
     @syscall
     async def sys_link(self, cred: Credentials, old: Where, new: Where) -> Node:
         """Adds the hard link `new` to `old`."""
+        await self.vfs.admit()
         return await self.vfs.link(cred, old, new)
 
     @syscall
     async def sys_unlink(self, cred: Credentials, where: Where) -> None:
         """Removes a name; open files live on."""
+        await self.vfs.admit()
         await self.vfs.unlink(cred, where)
 
     @syscall
     async def sys_rmdir(self, cred: Credentials, where: Where) -> None:
         """Removes an empty directory."""
+        await self.vfs.admit()
         await self.vfs.rmdir(cred, where)
 
     @syscall
     async def sys_rename(self, cred: Credentials, old: Where, new: Where, flags: int = 0) -> None:
         """Moves a name, atomically."""
+        await self.vfs.admit()
         await self.vfs.rename(cred, old, new, flags)
 
     @syscall
@@ -174,6 +183,7 @@ class Syscalls:
         self, cred: Credentials, where: Where, name: bytes, value: bytes
     ) -> None:
         """Sets one extended attribute."""
+        await self.vfs.admit()
         node = await self.vfs.walker.node(cred, where)
         permission.check(cred, await node.stat(), os.W_OK)
         await node.setxattr(name, value)
@@ -187,6 +197,7 @@ class Syscalls:
     @syscall
     async def sys_removexattr(self, cred: Credentials, where: Where, name: bytes) -> None:
         """Removes one extended attribute. ENODATA."""
+        await self.vfs.admit()
         node = await self.vfs.walker.node(cred, where)
         permission.check(cred, await node.stat(), os.W_OK)
         await node.removexattr(name)
@@ -202,6 +213,8 @@ class Syscalls:
 
         The descriptor keeps `cred`, whoever uses it later. Cancelling leaves nothing open.
         """
+        if flags & (os.O_CREAT | os.O_TRUNC):
+            await self.vfs.admit()
         try:
             node, file = await self.vfs.open(cred, where, flags, mode)
         except UnknownToolError as exc:
@@ -223,6 +236,8 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_RDONLY:
             raise BadFileError("the file was opened for reading only")
+        if not file.node.control:
+            await self.vfs.admit()
         return await self.vfs.write(file, data, offset)
 
     @syscall

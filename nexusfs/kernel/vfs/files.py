@@ -110,6 +110,10 @@ class Vfs:
         self.walker = Walker(mounts)
         self.watch = watch
 
+    async def admit(self) -> None:
+        """Before a change's checks: suspends while the disk is too far behind."""
+        await self.mounts.root.admit()
+
     # -- opening
 
     async def open(
