@@ -37,12 +37,15 @@ class Mounts:
     def run(
         self, *arguments: str, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("NEXUSFS_")}
-        clean["XDG_CONFIG_HOME"] = str(self.directory / "config")
         return subprocess.run(
-            [NEXUSFS, *arguments], env={**clean, **(env or {})}, capture_output=True, text=True,
-            check=False, timeout=60,
+            [NEXUSFS, *arguments], env={**self.environment(), **(env or {})}, capture_output=True,
+            text=True, check=False, timeout=60,
         )  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """Without the user's own configuration."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("NEXUSFS_")}
+        return {**clean, "XDG_CONFIG_HOME": str(self.directory / "config")}
 
     def close(self) -> None:
         for mnt in self._mounted:
