@@ -49,7 +49,8 @@ def append(root: Path, path: str, fill: int, size: int) -> None:
 def _write(path: Path, flags: int, data: bytes, offset: int) -> None:
     fd = os.open(path, flags | os.O_NOFOLLOW)
     try:
-        os.pwrite(fd, data, offset)
+        if os.pwrite(fd, data, offset) < len(data):  # The daemon went between two requests.
+            raise OSError(errno.ENOTCONN, "a short write")
     finally:
         os.close(fd)
 
