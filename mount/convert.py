@@ -29,6 +29,14 @@ def entry(node: Node, st: Stat) -> pyfuse3.EntryAttributes:
     return attr
 
 
+def absent(parent: Node) -> pyfuse3.EntryAttributes:
+    """That a name does not exist, and for how long Linux may believe it."""
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = 0
+    attr.entry_timeout = parent.entry_ttl_s
+    return attr
+
+
 def change(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> Change:
     """The attributes that a setattr request wants set.
 

@@ -50,8 +50,13 @@ class Operations(pyfuse3.Operations):
     @fuse_op
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         """One name of a directory; Linux counts it as a reference until `forget`."""
-        where = At(self.inodes.get(parent_inode), name)
-        node, st = await self._calls.sys_lookup(_cred(ctx), where)
+        parent = self.inodes.get(parent_inode)
+        try:
+            node, st = await self._calls.sys_lookup(_cred(ctx), At(parent, name))
+        except NotFoundError:
+            if parent.control:
+                raise
+            return convert.absent(parent)
         return convert.entry(self.inodes.add(node), st)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:

@@ -134,6 +134,10 @@ class MetaStore(Protocol):
         """The inode of one name. NotFoundError, NotDirectoryError."""
         ...
 
+    def find(self, parent: int, name: bytes) -> int:
+        """The inode of one name of a directory, 0 when there is none."""
+        ...
+
     def readdir(self, ino: int) -> list[DirEntry]:
         """All entries but . and .., by name."""
         ...

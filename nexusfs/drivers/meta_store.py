@@ -73,6 +73,12 @@ class TreeMeta:
             self._state.trim()
         return self._state.lookup(parent, name)
 
+    def find(self, parent: int, name: bytes) -> int:
+        """The inode of one name of a directory, 0 when there is none."""
+        if self._state.crowded:
+            self._state.trim()
+        return self._state.find(parent, name)
+
     def readdir(self, ino: int) -> list[DirEntry]:
         """All entries but . and .., by name."""
         self._state.directory_attr(ino)

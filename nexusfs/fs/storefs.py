@@ -147,6 +147,11 @@ class StoreNode(Node):
             raise NameTooLongError(f"a name has at most {NAME_MAX} bytes")
         return self.fs.node(self.meta.lookup(self.ino, name))
 
+    async def find(self, cred: Credentials, name: bytes) -> "StoreNode | None":
+        """The node of one name of a directory; None when there is none."""
+        ino = self.meta.find(self.ino, name)
+        return self.fs.node(ino) if ino else None
+
     async def entries(self, cred: Credentials) -> list[DirEntry]:
         """All names but . and .., by name."""
         return self.meta.readdir(self.ino) if self.gone is None else []
@@ -233,7 +238,9 @@ class StoreNode(Node):
 
     async def admit(self) -> None:
         """Suspends while too much waits to be written back."""
-        await self.fs.write_back.admit()
+        write_back = self.fs.write_back
+        if write_back.behind:
+            await write_back.admit()
 
     async def sync(self) -> None:
         """Returns when acknowledged changes are on disk. Cancelling waits for the round."""

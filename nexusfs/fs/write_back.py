@@ -31,35 +31,42 @@ class WriteBack:
         """Nothing runs yet."""
         self._store = store
         self._running = False
+        self._clean = False
         self._some = trio.Event()
         self._much = trio.Event()
         self._round = trio.Event()
 
     def changed(self) -> None:
         """To be called after each change."""
-        if self._running:
+        if self._clean:
+            self._clean = False
             self._some.set()
-            if self._store.backlog > MUCH:
-                self._much.set()
-        elif self._store.backlog >= 1:
+        elif not self._running and self._store.backlog >= 1:
             self._store.flush()
 
+    @property
+    def behind(self) -> bool:
+        """True when whoever is about to change something should `admit` first."""
+        return self._running and self._store.backlog > MUCH
+
     async def admit(self) -> None:
-        """To be called before a change: suspends while too much waits. Cancelling is harmless."""
-        if self._running and self._store.backlog >= 1:
-            self._much.set()
+        """Starts a round, and suspends while too much waits. Cancelling is harmless."""
+        self._much.set()
+        if self._store.backlog >= 1:
             self._some.set()
             await self._round.wait()
 
     async def run(self) -> None:
         """Flushes for ever. Cancelling waits for the round under way."""
         self._running = True
+        self._some.set()  # What was there before.
         try:
             while True:
                 await self._some.wait()
                 with trio.move_on_after(AGE_S):
                     await self._much.wait()
                 self._some, self._much = trio.Event(), trio.Event()
+                self._clean = True
                 done = await self._flush()
                 self._round.set()
                 self._round = trio.Event()
@@ -67,7 +74,7 @@ class WriteBack:
                     self._some.set()
                     await trio.sleep(RETRY_S)
         finally:
-            self._running = False
+            self._running = self._clean = False
             self._round.set()
 
     async def _flush(self) -> bool:

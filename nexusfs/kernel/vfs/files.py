@@ -21,7 +21,6 @@ from nexusfs.contracts.errors import (
     NotPermittedError,
     SymlinkLoopError,
     UnavailableError,
-    UnknownToolError,
 )
 from nexusfs.contracts.node import (
     NAME_MAX,
@@ -109,10 +108,8 @@ class Vfs:
         self.mounts = mounts
         self.walker = Walker(mounts)
         self.watch = watch
-
-    async def admit(self) -> None:
-        """Before a change's checks: suspends while the disk is too far behind."""
-        await self.mounts.root.admit()
+        self.admit = mounts.root.admit
+        """To be awaited before a change's checks: suspends while the disk is too far behind."""
 
     # -- opening
 
@@ -147,12 +144,9 @@ class Vfs:
                 raise IsDirectoryError("a path that ends in / is that of a directory")
         else:
             parent, name, _ = await self.walker.created(cred, where)
-        try:
-            await self.walker.step(cred, parent, name)
-        except UnknownToolError:
-            raise
-        except NotFoundError:
-            return await self.create(cred, At(parent, name), _stat.S_IFREG | mode)
+        if await self.walker.find(cred, parent, name) is None:
+            st = await self._searchable(cred, parent, name)
+            return await self._make(cred, At(parent, name), st, _stat.S_IFREG | mode)
         if flags & os.O_EXCL:
             raise ExistsError(f"exists: {_show(name)}")
         return None
@@ -170,10 +164,17 @@ class Vfs:
         parent, name, st = await self._new_name(cred, where, directory=_stat.S_ISDIR(mode))
         if _stat.S_ISCHR(mode) or _stat.S_ISBLK(mode):
             self._check_device(cred)
+        return await self._make(cred, At(parent, name), st, mode, rdev=rdev, target=target)
+
+    async def _make(
+        self, cred: Credentials, at: At, st: Stat, mode: int, *, rdev: int = 0, target: bytes = b""
+    ) -> Node:
+        """Makes an inode under a name that is free, in a directory with `st`."""
+        permission.check(cred, st, os.W_OK, at.name)
         gid = st.gid if st.mode & _stat.S_ISGID else cred.gid
         mode = permission.mode_of_new(cred, st, mode)
-        node = await parent.create(name, NewNode(mode, cred.uid, gid, rdev, target))
-        self.watch.name(parent, name, cred.door)
+        node = await at.parent.create(at.name, NewNode(mode, cred.uid, gid, rdev, target))
+        self.watch.name(at.parent, at.name, cred.door)
         return node
 
     async def link(self, cred: Credentials, old: Where, new: Where) -> Node:
@@ -197,7 +198,7 @@ class Vfs:
         """
         parent, name, slash = await self.walker.parent(cred, where, ExistsError)
         st = await self._searchable(cred, parent, name)
-        if await self._found(cred, parent, name) is not None:
+        if await self.mounts.find(cred, parent, name) is not None:
             raise ExistsError(f"exists: {_show(name)}")
         if slash and not directory:
             raise NotFoundError(f"no such directory: {_show(name)}")
@@ -235,11 +236,11 @@ class Vfs:
         st = await self._searchable(cred, goal.parent, goal.name)
         self.mounts.check_free(goal.parent, goal.name)
         self.mounts.check_free(source.parent, source.name)
-        node = await self._found(cred, source.parent, source.name)
+        node = await self.mounts.find(cred, source.parent, source.name)
         self.mounts.check_free(source.parent, source.name)
         if node is not None:
             self._check_same_tree(node, goal.parent)
-        target = await self._found(cred, goal.parent, goal.name)
+        target = await self.mounts.find(cred, goal.parent, goal.name)
         if target is not None and flags == RENAME_NOREPLACE:
             raise ExistsError(f"exists: {_show(goal.name)}")
         plain = not (source.slash or goal.slash or flags == RENAME_EXCHANGE)
@@ -259,12 +260,6 @@ class Vfs:
                 self.watch.node(moved, cred.door)
         self.watch.name(source.parent, source.name, cred.door)
         self.watch.name(goal.parent, goal.name, cred.door)
-
-    async def _found(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
-        try:
-            return await self.mounts.lookup(cred, parent, name)
-        except NotFoundError:
-            return None
 
     async def _check_dir_move(self, cred: Credentials, old: Node, new: Node, node: Node) -> None:
         """A directory that changes its parent needs to be writable itself, for its `..` changes."""

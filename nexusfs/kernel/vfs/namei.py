@@ -37,6 +37,14 @@ class Walker:
         check(cred, st, os.X_OK, name)
         return await self._mounts.lookup(cred, parent, name)
 
+    async def find(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
+        """As `step`, but None for a name that does not exist and could be made."""
+        st = await parent.stat()
+        if not st.is_dir:
+            raise NotDirectoryError("not a directory")
+        check(cred, st, os.X_OK, name)
+        return await self._mounts.find(cred, parent, name)
+
     async def node(self, cred: Credentials, where: Where, *, follow: bool = True) -> Node:
         """The node that `where` leads to; the last symlink is followed only if `follow`.
 
