@@ -1,9 +1,9 @@
 """How often each blob is named, and what becomes of those that nothing names.
 
 The life of a blob: it is put, an extent names it, extents stop naming it: dead. The next flush
-stores that it is dead, then frees its space (meanwhile it is doomed: nobody may name it again),
-and the flush after that forgets its row. Losing all of this in a crash is harmless: rows of dead
-blobs are found at open.
+stores that it is dead, then frees its space (from its beginning on it is doomed: nobody may name
+it again), and the flush after that deletes its row. Losing all of this in a crash is harmless:
+rows of dead blobs are found at open.
 """
 
 from collections.abc import Callable, Iterable
@@ -42,6 +42,7 @@ class BlobNames:
         self._dead: dict[BlobKey, BlobRef] = {}
         self._doomed: dict[BlobKey, BlobRef] = {}
         self._forgotten: set[BlobKey] = set()
+        self._forgetting: set[BlobKey] = set()
         self.dead_bytes = 0
         for ref in dead:
             self._known[_key(ref)] = _Named(ref, 0)
@@ -95,17 +96,18 @@ class BlobNames:
         rows = [
             (named.ref, named.count) for key in self._changed if (named := self._known.get(key))
         ]
-        gone = [key for key in self._forgotten if key not in self._known]
+        self._forgetting = {key for key in self._forgotten if key not in self._known}
         for key in doomed:
             del self._known[key]
         self._changed.clear()
         self._forgotten = set()
         self._doomed = doomed
-        return rows, gone, list(doomed.values())
+        return rows, list(self._forgetting), list(doomed.values())
 
     def taken(self, *, failed: bool) -> None:
         """Ends what `take` began; `failed` when nothing was stored and nothing freed."""
         doomed, self._doomed = self._doomed, {}
+        self._forgetting = set()
         if not failed:
             self._forgotten |= doomed.keys()
             return
@@ -127,11 +129,15 @@ class BlobNames:
 
     def _find(self, key: BlobKey) -> _Named | None:
         named = self._known.get(key)
-        if named is None and key not in self._doomed and key not in self._forgotten:
+        if named is None and not self._is_gone(key):
             stored = self._load(*key)
             if stored is not None:
                 named = self._known[key] = _Named(*stored)
         return named
+
+    def _is_gone(self, key: BlobKey) -> bool:
+        """True when the row that is stored says of a blob what is not true any more."""
+        return key in self._doomed or key in self._forgotten or key in self._forgetting
 
     def _die(self, key: BlobKey, ref: BlobRef) -> None:
         self._dead[key] = ref

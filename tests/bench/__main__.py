@@ -9,8 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.measures import MEASURES, Row
+from tests.bench import files, in_process, measures
 from tests.bench.rivals import bench, filesystem
+from tests.bench.rows import Row
+
+MEASURES = measures.MEASURES | files.MEASURES | in_process.MEASURES
 
 
 def main(names: list[str]) -> None:

@@ -235,6 +235,28 @@ def test_a_blob_is_named_again_before_a_flush_begins_and_is_kept(store: Store) -
     assert store.meta.find_blob(ref.digest, ref.algorithm) == ref
 
 
+def test_the_same_bytes_written_while_the_row_of_their_blob_is_deleted_are_put_anew(
+    opened: Reopenable,
+) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    ref = blob(store, b"x" * 5000)
+    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    store.flush()
+    store.meta.setattr(made.ino, Change(size=0))
+    store.flush()
+    round_ = store.begin_flush()
+    round_.seal()
+    round_.take()
+
+    found = store.meta.find_blob(ref.digest, ref.algorithm)
+    round_.write()
+    round_.end()
+
+    assert found is None
+    assert is_gone(store, ref)
+
+
 def test_the_same_bytes_written_while_their_blob_is_deleted_are_put_anew(
     opened: Reopenable,
 ) -> None:
