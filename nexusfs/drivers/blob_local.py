@@ -21,7 +21,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ctypes import CDLL, c_int, c_longlong
@@ -103,7 +103,7 @@ class LocalBlobs:
             offset = self._end
             fd = self._fd(self._segment)
             try:
-                _write_all(fd, header + data, offset)
+                _write_all(fd, (header, data), offset)
             except KernelError:
                 os.ftruncate(fd, offset)
                 raise
@@ -174,7 +174,7 @@ class LocalBlobs:
         except OSError as exc:
             raise translated(exc) from exc
         try:
-            _write_all(fd, data, 0)
+            _write_all(fd, (data,), 0)
             self._start_writeback(fd, len(data))
         except KernelError:
             temporary.unlink()
@@ -201,7 +201,7 @@ class LocalBlobs:
             return  # Freed before a crash, or never written: not ours to touch.
         if segment not in self._live_frames:
             self._live_frames[segment] = sum(each.live for each in _frames(fd))
-        _write_all(fd, bytes([_DEAD]), offset + len(_MAGIC))
+        _write_all(fd, (bytes([_DEAD]),), offset + len(_MAGIC))
         self._live_frames[segment] -= 1
         if self._live_frames[segment] == 0 and segment != self._segment:
             self._drop_segment(segment)
@@ -302,13 +302,15 @@ def _label(ref: BlobRef) -> str:
     return f"{ref.algorithm}:{ref.digest.hex()} at {ref.place}"
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> None:
+def _write_all(fd: int, pieces: Sequence[bytes], offset: int) -> None:
     """Writes everything. NoSpaceError, or EIO."""
-    view = memoryview(data)
+    left = sum(map(len, pieces))
     try:
-        while view:
-            written = os.pwrite(fd, view, offset)
-            view, offset = view[written:], offset + written
+        written = os.pwritev(fd, pieces, offset)
+        if written < left:  # The disk is nearly full, or a signal came.
+            view = memoryview(b"".join(pieces))
+            while written < left:
+                written += os.pwrite(fd, view[written:], offset + written)
     except OSError as exc:
         raise translated(exc) from exc
 
