@@ -48,9 +48,9 @@ class BoundSyscalls:
                     if not pieces:
                         raise
                     piece = b""
-                if not piece:
-                    break
                 pieces.append(piece)
+                if not piece or (len(piece) < want and not opened.file.may_wait):
+                    break  # Short reads are at the end, but for streams.
                 if len(piece) == READ_CHUNK_BYTES:
                     await trio.lowlevel.checkpoint()
                 offset += len(piece)

@@ -138,11 +138,8 @@ class _Walk:
         name = parts[-1]
         if name in (b"", b".", b".."):
             raise IsDirectoryError("the path is that of a directory")
-        try:
-            node = await self._walker.step(self._cred, trail[-1], name)
-        except NotFoundError:
-            return trail, name
-        if not (await node.stat()).is_link:
+        node = await self._walker.find(self._cred, trail[-1], name)
+        if node is None or not (await node.stat()).is_link:
             return trail, name
         target = await self._target(node)
         start = trail[:1] if target.startswith(b"/") else trail

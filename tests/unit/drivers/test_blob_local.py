@@ -128,14 +128,17 @@ def test_a_full_disk_is_enospc_and_leaves_no_tail(
     blobs = LocalBlobs(tmp_path)
     ref = put(blobs, b"kept")
     size = segment(tmp_path).stat().st_size
-    real = os.pwrite
+
+    def nearly_full(fd: int, pieces: tuple[bytes, ...], offset: int) -> int:
+        return os.pwrite(fd, b"".join(pieces)[:10], offset)
 
     def full(fd: int, data: bytes, offset: int) -> int:
         if offset > size:
             raise OSError(28, "No space left on device")
-        return real(fd, data[:10], offset)
+        return len(data)
 
     with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", nearly_full)
         patch.setattr(os, "pwrite", full)
         with pytest.raises(NoSpaceError):
             put(blobs, b"lost")
