@@ -98,6 +98,10 @@ class BlobStore(Protocol):
         """
         ...
 
+    def worth_moving(self, most_bytes: int) -> list[BlobRef]:
+        """Blobs that should be put anew and deleted, so that the space between them is freed."""
+        ...
+
     def unsynced(self) -> Unsynced:
         """What was put and may not be on disk yet."""
         ...

@@ -10,7 +10,8 @@ and nothing names it; it is cut off at open. A frame or file that was written bu
 no metadata stays as garbage, for `gc` to find.
 
 What deletion frees: a large blob's file; the whole blocks inside a frame (a hole is punched);
-a segment file in which every frame is dead. Small frames between live ones stay.
+a segment file in which every frame is dead. What is left of small frames is freed when the live
+ones have moved: `worth_moving` names those of a segment that is dead for the most part.
 
 Concurrency: every method may be called from any thread; a lock makes them take turns, for as
 long as one write to the page cache takes. The writeback thread only calls fdatasync on
@@ -44,6 +45,7 @@ _MAGIC = b"NXB1"
 _HEADER = struct.Struct("<4sBBHI36s")
 _LIVE, _DEAD = 1, 0
 _ALGORITHMS = {"sha256": 1}
+_NAMES = {number: name for name, number in _ALGORITHMS.items()}
 _PUNCH_KEEP_SIZE = 0x02 | 0x01
 """FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: linux/falloc.h."""
 _libc = CDLL(None, use_errno=True)
@@ -57,11 +59,16 @@ class _Frame:
     offset: int
     size: int
     live: bool
+    algorithm: str
     digest: bytes
 
     @property
+    def length(self) -> int:
+        return _HEADER.size + self.size
+
+    @property
     def stop(self) -> int:
-        return self.offset + _HEADER.size + self.size
+        return self.offset + self.length
 
 
 class LocalBlobs:
@@ -80,7 +87,7 @@ class LocalBlobs:
         self._fds: dict[int, int] = {}
         self._puts = 0
         self._dirty: dict[int | str, int] = {}
-        self._live_frames: dict[int, int] = {}
+        self._live_bytes: dict[int, int] = {}
         self._unsynced_bytes = 0
         self._writeback: ThreadPoolExecutor | None = None
         numbers = [int(path.stem) for path in directory.glob("*.seg")]
@@ -109,8 +116,8 @@ class LocalBlobs:
                 raise
             self._end = offset + len(header) + len(data)
             self._note(self._segment)
-            if self._segment in self._live_frames:
-                self._live_frames[self._segment] += 1
+            if self._segment in self._live_bytes:
+                self._live_bytes[self._segment] += len(data) + _HEADER.size
             self._start_writeback(fd, len(data))
             return BlobRef(self.algorithm, digest, len(data), f"{self._segment}:{offset}")
 
@@ -132,6 +139,29 @@ class LocalBlobs:
             return
         with self._lock, suppress(FileNotFoundError):
             self._kill_frame(*place, ref)
+
+    def worth_moving(self, most_bytes: int) -> list[BlobRef]:
+        """Live blobs of a segment that takes twice the space of its live ones, up to a sum.
+
+        Only segments in which something was deleted since the open are looked at.
+        """
+        with self._lock:
+            for segment, live_bytes in self._live_bytes.items():
+                if (
+                    segment != self._segment
+                    and live_bytes * 2 < os.fstat(self._fd(segment)).st_size
+                ):
+                    return self._live_blobs(segment, most_bytes)
+        return []
+
+    def _live_blobs(self, segment: int, most_bytes: int) -> list[BlobRef]:
+        found: list[BlobRef] = []
+        left = most_bytes
+        for frame in _frames(self._fd(segment)):
+            if frame.live and (left := left - frame.size) >= 0:
+                place = f"{segment}:{frame.offset}"
+                found.append(BlobRef(frame.algorithm, frame.digest, frame.size, place))
+        return found
 
     def unsynced(self) -> Unsynced:
         """What was put and may not be on disk, with new descriptors to fdatasync and close."""
@@ -199,11 +229,11 @@ class LocalBlobs:
         frame = _frame_at(fd, offset)
         if frame is None or not frame.live or frame.digest != ref.digest:
             return  # Freed before a crash, or never written: not ours to touch.
-        if segment not in self._live_frames:
-            self._live_frames[segment] = sum(each.live for each in _frames(fd))
+        if segment not in self._live_bytes:
+            self._live_bytes[segment] = sum(each.length for each in _frames(fd) if each.live)
         _write_all(fd, (bytes([_DEAD]),), offset + len(_MAGIC))
-        self._live_frames[segment] -= 1
-        if self._live_frames[segment] == 0 and segment != self._segment:
+        self._live_bytes[segment] -= frame.length
+        if self._live_bytes[segment] == 0 and segment != self._segment:
             self._drop_segment(segment)
         elif ref.size >= 4096:
             # A filesystem without holes keeps the bytes until the segment is dropped.
@@ -213,7 +243,7 @@ class LocalBlobs:
         os.close(self._fds.pop(segment))
         self._path(segment).unlink()
         self._dirty.pop(segment, None)
-        del self._live_frames[segment]
+        del self._live_bytes[segment]
 
     def _path(self, segment: int) -> Path:
         return self._directory / f"{segment:08d}.seg"
@@ -271,15 +301,15 @@ def _frame_at(fd: int, offset: int) -> _Frame | None:
     raw = os.pread(fd, _HEADER.size, offset)
     if len(raw) < _HEADER.size:
         return None
-    magic, state, _algorithm, _, size, digest = _HEADER.unpack(raw)
-    if magic != _MAGIC:
+    magic, state, algorithm, _, size, digest = _HEADER.unpack(raw)
+    if magic != _MAGIC or algorithm not in _NAMES:
         return None
-    return _Frame(offset, size, state == _LIVE, digest[:32])
+    return _Frame(offset, size, state == _LIVE, _NAMES[algorithm], digest[:32])
 
 
 def _intact(fd: int, frame: _Frame) -> bool:
     data = os.pread(fd, frame.size, frame.offset + _HEADER.size)
-    return digest_of("sha256", data) == frame.digest
+    return digest_of(frame.algorithm, data) == frame.digest
 
 
 def _place(ref: BlobRef) -> tuple[int, int] | None:

@@ -32,6 +32,10 @@ class MemoryBlobs:
         """Drops the blob."""
         self._blobs.pop(ref.place, None)
 
+    def worth_moving(self, most_bytes: int) -> list[BlobRef]:
+        """There is no space between them."""
+        return []
+
     def unsynced(self) -> Unsynced:
         """Nothing can be synced."""
         return Unsynced([], 0)

@@ -5,7 +5,8 @@ Four steps, in this order, whoever runs them:
   seal    in any thread: inline bytes of 4 KiB and more are written as blobs
   take    in the kernel's thread: those become extents of the blobs; all changes become a batch
   write   in any thread: blobs are made durable, then the batch is stored (one transaction, on
-          disk), then the space of dead blobs is freed
+          disk), then the space of dead blobs is freed; blobs between much dead space are copied,
+          for the next round to name the copies
   end     in the kernel's thread: what was stored counts as stored
 
 Between the steps the kernel goes on; what it changes meanwhile is for the next flush. A step
@@ -31,6 +32,8 @@ INLINE_BYTES = 4096
 """What is shorter stays inline in the tables: one page of the database."""
 SEALED_BYTES = 1 << 20
 """Largest blob that is made of inline extents that touch."""
+MOVED_BYTES = 8 << 20
+"""Blobs that one round moves out of a segment that is dead for the most part."""
 CHECKPOINT_ROWS = 20_000
 """Rows between checkpoints: their pages make a log of 10 to 20 MiB."""
 
@@ -49,6 +52,9 @@ class Parts:
         self.tables = tables
         self.blobs = blobs
         self.journal = journal
+        self.moved: list[tuple[BlobRef, BlobRef]] = []
+        """Blobs with the copies that the next round will name instead; not those of the last."""
+        self.closing = False
         self.rows_since_checkpoint = 0
         self.checkpoint_rows = CHECKPOINT_ROWS
 
@@ -104,6 +110,9 @@ class FlushRound:
                 self._spare.append(blob)
             if not (there and state.body(ino).swap(run, known)):
                 state.blobs.abandon(known)
+        for old, new in parts.moved:
+            self._spare.append(old if state.blobs.move(old, new) else new)
+        parts.moved = []
         parts.journal.turn()
         self.number = parts.journal.number
         self._unsynced = parts.blobs.unsynced()
@@ -124,6 +133,8 @@ class FlushRound:
                 with suppress(KernelError):  # It takes space until `gc`, no more.
                     self._parts.blobs.delete(ref)
             self._checkpoint(len(batch))
+            if not self._parts.closing:
+                self._parts.moved = self._moved()
 
     def end(self) -> None:
         """Lets the memory and the journal know. In the kernel's thread; does not block."""
@@ -157,6 +168,20 @@ class FlushRound:
         algorithm = parts.blobs.algorithm
         digest = digest_of(algorithm, data)
         return parts.tables.stored_blob(digest, algorithm) or parts.blobs.put(digest, data)
+
+    def _moved(self) -> list[tuple[BlobRef, BlobRef]]:
+        """Puts some blobs anew whose segment is to be emptied."""
+        blobs = self._parts.blobs
+        moved = []
+        for ref in blobs.worth_moving(MOVED_BYTES):
+            try:
+                data = blobs.get(ref)
+                if blobs.algorithm == ref.algorithm:
+                    moved.append((ref, blobs.put(ref.digest, data)))
+            except KernelError as exc:  # It stays, and its segment with it.
+                log.warning("a blob was not moved: %s", exc)
+                break
+        return moved
 
     def _sync_blobs(self) -> None:
         fds = self._unsynced.fds[:]

@@ -83,6 +83,15 @@ class BlobNames:
             self._changed.add(_key(blob))
             self._die(_key(blob), blob)
 
+    def move(self, old: BlobRef, new: BlobRef) -> bool:
+        """The bytes of `old` are at `new` too; False when `old` is not a blob that is named."""
+        named = self._find(_key(old))
+        if named is None or named.count == 0 or named.ref.place != old.place:
+            return False
+        named.ref = new
+        self._changed.add(_key(old))
+        return True
+
     # Flushing
 
     @property

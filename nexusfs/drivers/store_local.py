@@ -246,6 +246,7 @@ class LocalStore:
         """Flushes, closes and unlocks."""
         with self._closing:
             self._give_up_reserve()
+            self._parts.closing = True
             self.flush()
 
     def _flushed(self, done: FlushRound) -> None:

@@ -8,7 +8,7 @@ they would be written twice otherwise. A write costs its own size, wherever in t
 
 from collections import OrderedDict
 
-from nexusfs.contracts.errors import NoSpaceError
+from nexusfs.contracts.errors import CorruptError, NoSpaceError
 from nexusfs.contracts.store import BlobRef, Extent, Store, digest_of
 
 INLINE_BYTES = 64 << 10
@@ -99,9 +99,19 @@ class Content:
         if data is not None:
             self._cache.move_to_end(ref.digest)
             return data
-        data = self._blobs.get(ref)
+        data = self._get(ref)
         self._cache[ref.digest] = data
         self._cached += len(data)
         while self._cached > CACHE_BYTES:
             self._cached -= len(self._cache.popitem(last=False)[1])
         return data
+
+    def _get(self, ref: BlobRef) -> bytes:
+        """The bytes of a blob, which a flush may have moved since its place was noted."""
+        try:
+            return self._blobs.get(ref)
+        except CorruptError:
+            now = self._meta.find_blob(ref.digest, ref.algorithm)
+            if now is None or now.place == ref.place:
+                raise
+            return self._blobs.get(now)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,10 @@ from nexusfs.contracts.errors import (
 )
 from nexusfs.contracts.node import Change
 from nexusfs.contracts.store import ROOT_INO, SIZE_MAX, BlobRef, Extent, Store
+from nexusfs.drivers.blob_local import LocalBlobs
 from nexusfs.drivers.meta_tables import Batch, MetaTables
+from nexusfs.drivers.store_local import LocalStore
+from nexusfs.fs.content import Content
 from tests.contract.stores import FILE, Reopenable, blob, blob_extent, errno_name, spans
 
 # Attributes
@@ -417,3 +421,31 @@ def test_the_backlog_grows_with_changes_and_is_nothing_after_a_flush(store: Stor
 
     assert before == store.backlog == 0
     assert 0.1 < waiting < 0.3
+
+
+def test_the_space_between_live_blobs_is_freed_by_flushes(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path / "blobs", segment_bytes=1 << 20)
+    store = LocalStore(tmp_path / "s", blobs=blobs)
+    contents = [os.urandom(5000) for _ in range(400)]
+    for n, data in enumerate(contents):
+        made = store.meta.create(ROOT_INO, b"%03d" % n, FILE)
+        store.meta.write(made.ino, [blob_extent(store, 0, data)])
+    store.flush()
+    for n in range(400):
+        if n % 10:
+            store.meta.unlink(ROOT_INO, b"%03d" % n)
+    for n in range(4):
+        store.meta.touch(ROOT_INO, n)
+        store.flush()
+
+    assert [path.name for path in (tmp_path / "blobs").glob("*.seg")] == ["00000003.seg"]
+    left = [store.meta.extents(e.ino, 0, 5000)[0].blob for e in store.meta.readdir(ROOT_INO)]
+    content = Content(store)
+    kept = [
+        content.read(e.ino, 0, 5000) for e in store.meta.readdir(ROOT_INO)
+    ]  # by places that are stale
+    assert kept == contents[::10] and len(left) == 40
+    store.close()
+    store = LocalStore(tmp_path / "s", blobs=LocalBlobs(tmp_path / "blobs"))
+    assert [Content(store).read(e.ino, 0, 5000) for e in store.meta.readdir(ROOT_INO)] == kept
+    store.close()
