@@ -14,6 +14,7 @@ from tests.torture.kills import kills
 from tests.torture.machine import state_machine
 from tests.torture.part import Part, PartFailedError, Plan
 from tests.torture.pjdfstest import pjdfstest
+from tests.torture.powercut import garble, powercut
 from tests.torture.programs import programs
 from tests.torture.stress_ng import stress_ng
 
@@ -25,6 +26,8 @@ PARTS: dict[str, Part] = {
     "programs": programs,
     "state-machine": state_machine,
     "kills": kills,
+    "powercut": powercut,
+    "garble": garble,
 }
 
 

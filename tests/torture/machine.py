@@ -30,5 +30,5 @@ def state_machine(plan: Plan) -> str:
                     "\n".join([str(exc), *getattr(exc, "__notes__", [])])
                 ) from exc
             number += 1
-        check_quiet(mounts)
+        check_quiet(mounts, killed=True)
     return f"{Machine.steps - began:,} calls on a mount, in process and on the host's disk"
