@@ -28,9 +28,6 @@ from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.tools import ToolTable
 from nexusfs.kernel.vfs.files import Descriptors, DirFile, Vfs
 
-XATTR_SIZE_MAX = 65536
-"""Bytes of one extended attribute. Source: Linux XATTR_SIZE_MAX."""
-
 READ_SIZE_MAX = 16 << 20
 """Bytes of one read; more is a short read, so that no caller makes the kernel allocate at will."""
 
@@ -83,11 +80,16 @@ class Syscalls:
 
     @syscall
     async def sys_fsetattr(self, cred: Credentials, fd: int, change: Change) -> Stat:
-        """Sets attributes of an open file; its size by the right that the open was given."""
+        """Sets attributes of an open file; its size by the right that the open was given.
+
+        InvalidError EINVAL: the size of a file that is not open for writing, as ftruncate(2).
+        """
         await self.vfs.admit()
         file = self.descriptors.get(fd)
-        if change.size is None or file.flags & os.O_ACCMODE == os.O_RDONLY:
+        if change.size is None:
             return await self.vfs.setattr(cred, file.node, change)
+        if file.flags & os.O_ACCMODE == os.O_RDONLY:
+            raise InvalidError("the file is not open for writing")
         return await self.vfs.truncate(file, change)
 
     @syscall
@@ -172,22 +174,16 @@ class Syscalls:
 
     @syscall
     async def sys_getxattr(self, cred: Credentials, where: Where, name: bytes) -> bytes:
-        """One extended attribute. ENODATA."""
-        node = await self.vfs.walker.node(cred, where)
-        if name.startswith(b"user."):
-            permission.check(cred, await node.stat(), os.R_OK)
-        return await node.getxattr(name)
+        """One extended attribute. ENODATA; EOPNOTSUPP for namespaces other than user."""
+        return await self.vfs.getxattr(cred, await self.vfs.walker.node(cred, where), name)
 
     @syscall
     async def sys_setxattr(
         self, cred: Credentials, where: Where, name: bytes, value: bytes
     ) -> None:
-        """Sets one extended attribute."""
+        """Sets one extended attribute. EPERM, EOPNOTSUPP, ERANGE, ENOSPC."""
         await self.vfs.admit()
-        node = await self.vfs.walker.node(cred, where)
-        permission.check(cred, await node.stat(), os.W_OK)
-        await node.setxattr(name, value)
-        self.vfs.watch.node(node, cred.door)
+        await self.vfs.setxattr(cred, await self.vfs.walker.node(cred, where), name, value)
 
     @syscall
     async def sys_listxattr(self, cred: Credentials, where: Where) -> list[bytes]:
@@ -198,10 +194,7 @@ class Syscalls:
     async def sys_removexattr(self, cred: Credentials, where: Where, name: bytes) -> None:
         """Removes one extended attribute. ENODATA."""
         await self.vfs.admit()
-        node = await self.vfs.walker.node(cred, where)
-        permission.check(cred, await node.stat(), os.W_OK)
-        await node.removexattr(name)
-        self.vfs.watch.node(node, cred.door)
+        await self.vfs.setxattr(cred, await self.vfs.walker.node(cred, where), name, None)
 
     # -- open files
 

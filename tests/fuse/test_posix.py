@@ -1,7 +1,10 @@
 """POSIX's rules through the mount, where Linux, the binding and the kernel each do a part."""
 
 import ctypes
+import errno
 import os
+import resource
+import signal
 import stat
 import time
 from collections.abc import Callable
@@ -159,3 +162,32 @@ def test_a_new_file_in_a_setgid_directory_runs_for_no_stranger(folder: Path) -> 
 
     assert path.stat().st_gid == SHARED
     assert mode_of(path) == 0o711
+
+
+def test_the_limit_of_file_sizes_binds_writes_and_truncations(folder: Path) -> None:
+    path = folder / "f"
+    path.write_bytes(b"x" * 1000)
+
+    def limited(work: Callable[[int], object]) -> int:
+        def in_child() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+            work(os.open(path, os.O_WRONLY))
+
+        return as_user(0, in_child)
+
+    assert limited(lambda fd: os.pwrite(fd, b"x", 4999)) == 0
+    assert limited(lambda fd: os.pwrite(fd, b"x", 5000)) == errno.EFBIG
+    assert limited(lambda fd: os.ftruncate(fd, 5001)) == errno.EFBIG
+    assert path.stat().st_size == 5000
+
+
+def test_an_attribute_is_made_or_replaced_as_asked(folder: Path) -> None:
+    with pytest.raises(OSError, match="No data"):
+        os.setxattr(folder, "user.a", b"1", os.XATTR_REPLACE)
+    os.setxattr(folder, "user.a", b"2", os.XATTR_CREATE)
+    with pytest.raises(FileExistsError):
+        os.setxattr(folder, "user.a", b"3", os.XATTR_CREATE)
+    os.setxattr(folder, "user.a", b"4", os.XATTR_REPLACE)
+
+    assert os.getxattr(folder, "user.a") == b"4"

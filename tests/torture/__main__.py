@@ -8,12 +8,27 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.torture.fio import fio
 from tests.torture.fsx import fsx
 from tests.torture.kills import kills
+from tests.torture.machine import state_machine
 from tests.torture.part import Part, PartFailedError, Plan
 from tests.torture.pjdfstest import pjdfstest
+from tests.torture.powercut import garble, powercut
+from tests.torture.programs import programs
+from tests.torture.stress_ng import stress_ng
 
-PARTS: dict[str, Part] = {part.__name__: part for part in (pjdfstest, fsx, kills)}
+PARTS: dict[str, Part] = {
+    "pjdfstest": pjdfstest,
+    "fsx": fsx,
+    "fio": fio,
+    "stress-ng": stress_ng,
+    "programs": programs,
+    "state-machine": state_machine,
+    "kills": kills,
+    "powercut": powercut,
+    "garble": garble,
+}
 
 
 def main(words: list[str]) -> int:

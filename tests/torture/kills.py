@@ -18,7 +18,7 @@ from tests.fuse.conftest import NEXUSFS, Mounts
 from tests.fuse.shell import daemon
 from tests.torture.kill_client import LOG
 from tests.torture.load import difference, in_steps, tree
-from tests.torture.part import PartFailedError, Plan
+from tests.torture.part import PartFailedError, Plan, check_quiet
 
 ROUNDS = 100
 CLIENTS = 4
@@ -76,6 +76,7 @@ def run_kills(mounts: Mounts, seed: int, rounds: int) -> tuple[int, int]:
                 for client in clients:
                     _check_tree(mnt, shadow, client, number)
                 _check_log(mnt, clients, number)
+        check_quiet(mounts, killed=True)
     finally:
         mounts.close()
     return done, in_boot

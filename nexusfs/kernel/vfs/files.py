@@ -59,6 +59,10 @@ class DirFile(File):
         self._mounts = mounts
         self._entries: list[DirEntry] | None = None
 
+    async def read(self, size: int, offset: int) -> bytes:
+        """IsDirectoryError EISDIR."""
+        raise IsDirectoryError("is a directory")
+
     async def fsync(self, *, datasync: bool) -> None:
         """Returns when the directory's names are on disk."""
         await self.node.sync()
@@ -325,6 +329,22 @@ class Vfs:
         st = await node.setattr(change)
         self.watch.node(node, cred.door)
         return st
+
+    async def getxattr(self, cred: Credentials, node: Node, name: bytes) -> bytes:
+        """One extended attribute. NoDataError ENODATA."""
+        permission.check_xattr(cred, await node.stat(), name, os.R_OK)
+        return await node.getxattr(name)
+
+    async def setxattr(
+        self, cred: Credentials, node: Node, name: bytes, value: bytes | None
+    ) -> None:
+        """Sets one extended attribute, or removes it when the value is None."""
+        permission.check_xattr(cred, await node.stat(), name, os.W_OK)
+        if value is None:
+            await node.removexattr(name)
+        else:
+            await node.setxattr(name, value)
+        self.watch.node(node, cred.door)
 
     async def truncate(self, file: File, change: Change) -> Stat:
         """Sets the size of a file that is open for writing."""

@@ -9,6 +9,7 @@ from nexusfs.contracts.errors import (
     AccessError,
     BadFileError,
     ExistsError,
+    InvalidError,
     IsDirectoryError,
     KernelError,
     NotDirectoryError,
@@ -193,6 +194,20 @@ async def test_a_file_open_for_writing_is_cut_without_further_permission(
     st = await alice.calls.sys_fsetattr(ALICE, fd, Change(size=2))
 
     assert st.size == 2
+
+
+async def test_a_file_open_for_reading_is_not_cut(root: Files) -> None:
+    await root.put("/f", b"long")
+    fd = await root.open("/f", os.O_RDONLY)
+
+    assert await error(root.calls.sys_fsetattr(ROOT, fd, Change(size=2))) is InvalidError
+    assert await root.text("/f") == b"long"
+
+
+async def test_an_open_directory_is_not_read(root: Files) -> None:
+    fd = await root.open("/", os.O_RDONLY | os.O_DIRECTORY)
+
+    assert await error(root.calls.sys_read(fd, 1, 0)) is IsDirectoryError
 
 
 async def test_a_write_by_others_takes_setuid_off(root: Files, alice: Files) -> None:
