@@ -67,11 +67,25 @@ def digest_of(algorithm: str, data: bytes | memoryview) -> bytes:
 class Unsynced:
     """What a blob store has not made durable: new descriptors to fdatasync and close.
 
-    `until` is the blob store's own count of what they cover.
+    `until` is the blob store's own count of what they cover; `area` is the first part of it that
+    may still take blobs, for `reclaim`.
     """
 
     fds: list[int]
     until: int
+    area: int = 0
+
+
+class Living(Protocol):
+    """Who knows which blobs are named, by the beginning of their place. Blocks."""
+
+    def bytes_at(self, prefix: str) -> int:
+        """The sum of their sizes."""
+        ...
+
+    def blobs_at(self, prefix: str, most: int) -> list[BlobRef]:
+        """Some of them, at most so many."""
+        ...
 
 
 class BlobStore(Protocol):
@@ -98,8 +112,12 @@ class BlobStore(Protocol):
         """
         ...
 
-    def worth_moving(self, most_bytes: int) -> list[BlobRef]:
-        """Blobs that should be put anew and deleted, so that the space between them is freed."""
+    def reclaim(self, deleted: Sequence[BlobRef], living: Living, since: Unsynced) -> list[BlobRef]:
+        """Frees the space around blobs that were deleted; blocks.
+
+        Returns live blobs that should be put anew and deleted, so that more can be freed.
+        `living` knows of everything that was put before `since`.
+        """
         ...
 
     def unsynced(self) -> Unsynced:

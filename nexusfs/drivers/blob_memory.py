@@ -1,7 +1,9 @@
 """Blobs in memory: the fake for tests, and what a blob store is at its smallest."""
 
+from collections.abc import Sequence
+
 from nexusfs.contracts.errors import CorruptError
-from nexusfs.contracts.store import BlobRef, Unsynced, digest_of
+from nexusfs.contracts.store import BlobRef, Living, Unsynced, digest_of
 
 
 class MemoryBlobs:
@@ -32,8 +34,8 @@ class MemoryBlobs:
         """Drops the blob."""
         self._blobs.pop(ref.place, None)
 
-    def worth_moving(self, most_bytes: int) -> list[BlobRef]:
-        """There is no space between them."""
+    def reclaim(self, deleted: Sequence[BlobRef], living: Living, since: Unsynced) -> list[BlobRef]:
+        """There is no space around them."""
         return []
 
     def unsynced(self) -> Unsynced:

@@ -26,6 +26,9 @@ LOADS, CUTS = 10, 30
 LONGEST_S = 0.25
 """Between two cuts of one load."""
 
+LAST_S = 1.0
+"""After the last cut: whatever was under way then has ended and was told."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -93,6 +96,7 @@ def _make_cuts(
                 cuts.append(Cut(image, int(disk.stdout.readline())))
                 if load.poll() is not None:
                     raise PartFailedError("the load ended")
+            time.sleep(LAST_S)
         finally:
             load.kill()
             load.wait()
