@@ -11,7 +11,6 @@ in a journal, and moves it to where it rests now and then: a flush. `Store.backl
 waits; who writes faster than the flush should wait while it is 1 or more.
 """
 
-import hashlib
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -58,11 +57,6 @@ class Extent:
         return self.start + self.length
 
 
-def digest_of(algorithm: str, data: bytes | memoryview) -> bytes:
-    """The digest of `data`; `algorithm` is a name that hashlib knows."""
-    return hashlib.new(algorithm, data, usedforsecurity=False).digest()
-
-
 @dataclass(frozen=True, slots=True)
 class Unsynced:
     """What a blob store has not made durable: new descriptors to fdatasync and close.
@@ -96,6 +90,10 @@ class BlobStore(Protocol):
     """
 
     algorithm: str
+
+    def digest(self, data: bytes) -> bytes:
+        """The name of `data` as a new blob. Blocks for as long as hashing takes."""
+        ...
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Stores `data`, whose digest the caller has computed. NoSpaceError ENOSPC."""

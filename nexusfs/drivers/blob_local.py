@@ -31,7 +31,8 @@ from ctypes import CDLL, c_int, c_longlong
 from pathlib import Path
 
 from nexusfs.contracts.errors import CorruptError, KernelError, NoSpaceError
-from nexusfs.contracts.store import BlobRef, Living, Unsynced, digest_of
+from nexusfs.contracts.store import BlobRef, Living, Unsynced
+from nexusfs.drivers.digest import ALGORITHM, digest_of
 from nexusfs.drivers.sqlite import fsync_directory
 
 PAGE_BYTES = 4096
@@ -47,7 +48,7 @@ OPEN_SEGMENTS = 32
 
 _HEADER = struct.Struct("<4sBBHI36s")
 _MAGIC = b"NXB1"
-_ALGORITHMS = {"sha256": 1}
+_ALGORITHMS = {"sha256": 1, "blake3": 2}
 _PUNCH_KEEP_SIZE = 0x02 | 0x01
 """FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: linux/falloc.h."""
 
@@ -58,7 +59,7 @@ _libc.fallocate.argtypes = [c_int, c_int, c_longlong, c_longlong]
 class LocalBlobs:
     """Blobs in one directory; see `contracts.store.BlobStore`."""
 
-    algorithm = "sha256"
+    algorithm = ALGORITHM
 
     def __init__(self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         """Opens or makes the directory."""
@@ -82,6 +83,10 @@ class LocalBlobs:
         for path in self._large.glob("*.tmp"):  # A crash in the middle of a put.
             path.unlink()
         self._next_large = 1 + max(map(_number_of, os.listdir(self._large)), default=0)
+
+    def digest(self, data: bytes) -> bytes:
+        """The name of `data` as a new blob."""
+        return digest_of(self.algorithm, data)
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Stores `data`. NoSpaceError ENOSPC leaves nothing behind."""

@@ -3,18 +3,23 @@
 from collections.abc import Sequence
 
 from nexusfs.contracts.errors import CorruptError
-from nexusfs.contracts.store import BlobRef, Living, Unsynced, digest_of
+from nexusfs.contracts.store import BlobRef, Living, Unsynced
+from nexusfs.drivers.digest import ALGORITHM, digest_of
 
 
 class MemoryBlobs:
     """A dict of blobs; gone with the process."""
 
-    algorithm = "sha256"
+    algorithm = ALGORITHM
 
     def __init__(self) -> None:
         """An empty store."""
         self._blobs: dict[str, bytes] = {}
         self._puts = 0
+
+    def digest(self, data: bytes) -> bytes:
+        """The name of `data` as a new blob."""
+        return digest_of(self.algorithm, data)
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Keeps `data`."""

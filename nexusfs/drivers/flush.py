@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 
 from nexusfs.contracts.errors import KernelError
-from nexusfs.contracts.store import BlobRef, BlobStore, Extent, Unsynced, digest_of
+from nexusfs.contracts.store import BlobRef, BlobStore, Extent, Unsynced
 from nexusfs.drivers.meta_state import TreeState
 from nexusfs.drivers.meta_tables import Batch, MetaTables
 from nexusfs.drivers.op_journal import OpJournal
@@ -159,7 +159,7 @@ class FlushRound:
     def _blob(self, data: bytes) -> BlobRef:
         parts = self._parts
         algorithm = parts.blobs.algorithm
-        digest = digest_of(algorithm, data)
+        digest = parts.blobs.digest(data)
         return parts.tables.stored_blob(digest, algorithm) or parts.blobs.put(digest, data)
 
     def _delete(self) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from nexusfs.contracts.errors import CorruptError, NoSpaceError
-from nexusfs.contracts.store import BlobRef, digest_of
+from nexusfs.contracts.store import BlobRef
 from nexusfs.drivers.blob_local import LARGE_BYTES, LocalBlobs
 
 
 def put(blobs: LocalBlobs, data: bytes) -> BlobRef:
-    return blobs.put(digest_of(blobs.algorithm, data), data)
+    return blobs.put(blobs.digest(data), data)
 
 
 class Living:
@@ -84,6 +84,19 @@ def test_a_flipped_bit_is_eio_and_named(tmp_path: Path) -> None:
         blobs.get(ref)
 
     assert blobs.get(other) == b"B" * 5000
+    blobs.close()
+
+
+def test_a_blob_with_a_digest_of_another_algorithm_is_read(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    blobs.algorithm = "sha256"
+    ref = put(blobs, b"of an older store")
+    blobs.close()
+
+    blobs = LocalBlobs(tmp_path)
+
+    assert (ref.algorithm, blobs.algorithm) == ("sha256", "blake3")
+    assert blobs.get(ref) == b"of an older store"
     blobs.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from nexusfs.contracts.errors import CorruptError
 from nexusfs.contracts.node import RENAME_EXCHANGE, Change, NewNode
-from nexusfs.contracts.store import ROOT_INO, BlobRef, Extent, Store, digest_of
+from nexusfs.contracts.store import ROOT_INO, BlobRef, Extent, Store
 from nexusfs.drivers.meta_body import WINDOW_BYTES
 from nexusfs.drivers.store_local import LocalStore, open_store
 
@@ -20,7 +20,7 @@ DIR = NewNode(stat.S_IFDIR | 0o755, 7, 8)
 
 
 def put(store: Store, data: bytes) -> BlobRef:
-    return store.blobs.put(digest_of("sha256", data), data)
+    return store.blobs.put(store.blobs.digest(data), data)
 
 
 def crashed(store: LocalStore, to: Path) -> LocalStore:
