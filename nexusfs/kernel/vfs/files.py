@@ -4,6 +4,7 @@ import itertools
 import os
 import stat as _stat
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
@@ -19,6 +20,7 @@ from nexusfs.contracts.errors import (
     NotEmptyError,
     NotFoundError,
     NotPermittedError,
+    StaleError,
     SymlinkLoopError,
     UnavailableError,
     UnknownToolError,
@@ -68,11 +70,30 @@ class DirFile(File):
         """Returns when the directory's names are on disk."""
         await self.node.sync()
 
-    async def entries(self, start: int) -> list[DirEntry]:
-        """The names from position `start` on; positions stay valid while the handle lives."""
+    async def listed(self, start: int, count: int) -> list["Listed | None"]:
+        """Up to `count` names from position `start` on, None for those that have vanished.
+
+        Positions stay valid while the handle lives. What a name leads to is looked up now, since
+        whoever is told will believe it.
+        """
         if self._entries is None or start == 0:
             self._entries = await self._mounts.entries(self.cred, self.node)
-        return self._entries[start:]
+        return [await self._listed(entry.name) for entry in self._entries[start : start + count]]
+
+    async def _listed(self, name: bytes) -> "Listed | None":
+        try:
+            node = await self._mounts.lookup(self.cred, self.node, name)
+            return Listed(name, node, await node.stat())
+        except (NotFoundError, StaleError):
+            return None
+
+
+class Listed(NamedTuple):
+    """One name of an open directory, where it leads, and the attributes of that."""
+
+    name: bytes
+    node: Node
+    st: Stat
 
 
 @dataclass
@@ -237,8 +258,9 @@ class Vfs:
         self.mounts.check_free(source.parent, source.name)
         node = await self._found(cred, source.parent, source.name)
         self.mounts.check_free(source.parent, source.name)
-        if node is not None:
-            self._check_same_tree(node, goal.parent)
+        if node is None:
+            raise NotFoundError(f"not found: {_show(source.name)}")
+        self._check_same_tree(node, goal.parent)
         target = await self._found(cred, goal.parent, goal.name)
         if target is not None and flags == RENAME_NOREPLACE:
             raise ExistsError(f"exists: {_show(goal.name)}")
