@@ -208,7 +208,7 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_WRONLY:
             raise BadFileError("the file was opened for writing only")
-        return await file.read(min(size, READ_SIZE_MAX), offset)
+        return await self.vfs.read(file, min(size, READ_SIZE_MAX), offset)
 
     @syscall
     async def sys_write(self, fd: int, data: bytes, offset: int) -> int:

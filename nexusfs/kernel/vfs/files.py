@@ -1,6 +1,7 @@
 """Open files: descriptors, and the file calls that work on a name or a node."""
 
 import itertools
+import logging
 import os
 import stat as _stat
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     BadFileError,
     BusyError,
+    CorruptError,
     CrossDeviceError,
     ExistsError,
     InvalidError,
@@ -44,6 +46,8 @@ from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.vfs.mounts import MountTable
 from nexusfs.kernel.vfs.namei import Last, Walker
 from nexusfs.kernel.vfs.watch import Watch
+
+log = logging.getLogger(__name__)
 
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_EXCL
 """With O_CREAT, O_EXCL does not follow a last symlink either."""
@@ -381,9 +385,21 @@ class Vfs:
         self.watch.node(file.node, file.cred.door)
         return st
 
+    async def read(self, file: File, size: int, offset: int) -> bytes:
+        """Bytes [offset, offset + size). CorruptError EIO, and a line in the log."""
+        try:
+            return await file.read(size, offset)
+        except CorruptError as exc:
+            _log_damage(file.node, exc)
+            raise
+
     async def write(self, file: File, data: bytes, offset: int) -> int:
         """Writes; on an ordinary file, setuid and setgid go as POSIX asks."""
-        written = await file.write(data, offset)
+        try:
+            written = await file.write(data, offset)
+        except CorruptError as exc:  # of a piece that the new bytes are joined with
+            _log_damage(file.node, exc)
+            raise
         if not file.node.control:
             await self._after_write(file.cred, file.node)
         return written
@@ -395,6 +411,11 @@ class Vfs:
             if mode is not None:
                 await node.setattr(Change(mode=mode))
         self.watch.node(node, cred.door)
+
+
+def _log_damage(node: Node, exc: CorruptError) -> None:
+    """Names the file whose stored bytes are bad: a program says no more of it than EIO."""
+    log.error("a file is damaged (find -inum %d tells its name): %s", node.ino, exc)
 
 
 def _check_open(cred: Credentials, st: Stat, flags: int) -> None:
