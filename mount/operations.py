@@ -27,6 +27,9 @@ from nexusfs.kernel.syscalls import Opened, Syscalls
 R = TypeVar("R")
 
 ROOT_INO = int(pyfuse3.ROOT_INODE)
+DOTS = (b".", b"..")
+UNKNOWN_INO = 0xFFFFFFFF
+"""What a listing has for the parent. Source: libfuse, FUSE_UNKNOWN_INO."""
 READDIR_BATCH = 8
 """Names that are looked up at a time. A request of Linux takes 20 of them (4 KiB), or 100 and more
 (32 KiB, since 6.14), and what it does not take is looked up again."""
@@ -246,9 +249,17 @@ class Operations(pyfuse3.Operations):
 
     @fuse_op
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
-        """Names with their attributes; a name that vanishes meanwhile is left out."""
-        position = start_id
-        while names := await self._calls.sys_readdir_fd(fh, position, READDIR_BATCH):
+        """`.` and `..`, then names with their attributes, without those that vanish meanwhile.
+
+        Linux takes no attributes, and counts no reference, for the first two.
+        """
+        inos = (self._calls.descriptors.get(fh).node.ino, UNKNOWN_INO)
+        for position, name in enumerate(DOTS[start_id:], start_id + 1):
+            dots = convert.directory(inos[position - 1])
+            if not pyfuse3.readdir_reply(token, name, dots, position):
+                return
+        position = max(start_id, len(DOTS))
+        while names := await self._calls.sys_readdir_fd(fh, position - len(DOTS), READDIR_BATCH):
             for listed in names:
                 position += 1
                 if listed is None:
