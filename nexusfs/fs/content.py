@@ -6,13 +6,10 @@ is soon overwritten or removed in none. Larger writes become blobs of at most 1 
 they would be written twice otherwise. A write costs its own size, wherever in the file it is.
 """
 
-import logging
 from collections import OrderedDict
 
 from nexusfs.contracts.errors import CorruptError, NoSpaceError
 from nexusfs.contracts.store import BlobRef, Extent, Store
-
-log = logging.getLogger(__name__)
 
 INLINE_BYTES = 64 << 10
 """Writes of this size are blobs at once."""
@@ -113,9 +110,8 @@ class Content:
         """The bytes of a blob, which a flush may have moved since its place was noted."""
         try:
             return self._blobs.get(ref)
-        except CorruptError as exc:
+        except CorruptError:
             now = self._meta.find_blob(ref.digest, ref.algorithm)
             if now is None or now.place == ref.place:
-                log.error("content is lost: %s", exc)
                 raise
             return self._blobs.get(now)

@@ -1,14 +1,17 @@
 """Open files: descriptors, and the file calls that work on a name or a node."""
 
 import itertools
+import logging
 import os
 import stat as _stat
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     BadFileError,
     BusyError,
+    CorruptError,
     CrossDeviceError,
     ExistsError,
     InvalidError,
@@ -19,6 +22,7 @@ from nexusfs.contracts.errors import (
     NotEmptyError,
     NotFoundError,
     NotPermittedError,
+    StaleError,
     SymlinkLoopError,
     UnavailableError,
 )
@@ -41,6 +45,8 @@ from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.vfs.mounts import MountTable
 from nexusfs.kernel.vfs.namei import Last, Walker
 from nexusfs.kernel.vfs.watch import Watch
+
+log = logging.getLogger(__name__)
 
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_EXCL
 """With O_CREAT, O_EXCL does not follow a last symlink either."""
@@ -67,11 +73,30 @@ class DirFile(File):
         """Returns when the directory's names are on disk."""
         await self.node.sync()
 
-    async def entries(self, start: int) -> list[DirEntry]:
-        """The names from position `start` on; positions stay valid while the handle lives."""
+    async def listed(self, start: int, count: int) -> list["Listed | None"]:
+        """Up to `count` names from position `start` on, None for those that have vanished.
+
+        Positions stay valid while the handle lives. What a name leads to is looked up now, since
+        whoever is told will believe it.
+        """
         if self._entries is None or start == 0:
             self._entries = await self._mounts.entries(self.cred, self.node)
-        return self._entries[start:]
+        return [await self._listed(entry.name) for entry in self._entries[start : start + count]]
+
+    async def _listed(self, name: bytes) -> "Listed | None":
+        try:
+            node = await self._mounts.lookup(self.cred, self.node, name)
+            return Listed(name, node, await node.stat())
+        except (NotFoundError, StaleError):
+            return None
+
+
+class Listed(NamedTuple):
+    """One name of an open directory, where it leads, and the attributes of that."""
+
+    name: bytes
+    node: Node
+    st: Stat
 
 
 @dataclass
@@ -242,8 +267,9 @@ class Vfs:
         self.mounts.check_free(source.parent, source.name)
         node = await self.mounts.find(cred, source.parent, source.name)
         self.mounts.check_free(source.parent, source.name)
-        if node is not None:
-            self._check_same_tree(node, goal.parent)
+        if node is None:
+            raise NotFoundError(f"not found: {_show(source.name)}")
+        self._check_same_tree(node, goal.parent)
         target = await self.mounts.find(cred, goal.parent, goal.name)
         if target is not None and flags == RENAME_NOREPLACE:
             raise ExistsError(f"exists: {_show(goal.name)}")
@@ -358,9 +384,21 @@ class Vfs:
         self.watch.node(file.node, file.cred.door)
         return st
 
+    async def read(self, file: File, size: int, offset: int) -> bytes:
+        """Bytes [offset, offset + size). CorruptError EIO, and a line in the log."""
+        try:
+            return await file.read(size, offset)
+        except CorruptError as exc:
+            _log_damage(file.node, exc)
+            raise
+
     async def write(self, file: File, data: bytes, offset: int) -> int:
         """Writes; on an ordinary file, setuid and setgid go as POSIX asks."""
-        written = await file.write(data, offset)
+        try:
+            written = await file.write(data, offset)
+        except CorruptError as exc:  # of a piece that the new bytes are joined with
+            _log_damage(file.node, exc)
+            raise
         if not file.node.control:
             await self._after_write(file.cred, file.node)
         return written
@@ -372,6 +410,11 @@ class Vfs:
             if mode is not None:
                 await node.setattr(Change(mode=mode))
         self.watch.node(node, cred.door)
+
+
+def _log_damage(node: Node, exc: CorruptError) -> None:
+    """Names the file whose stored bytes are bad: a program says no more of it than EIO."""
+    log.error("a file is damaged (find -inum %d tells its name): %s", node.ino, exc)
 
 
 def _check_open(cred: Credentials, st: Stat, flags: int) -> None:
