@@ -12,12 +12,16 @@ import pickle
 import stat
 import subprocess
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 from nexusfs.contracts.cred import Credentials
 from tests.model.ops import BASE, CONTENT_BYTES, USERS, Entry, Op, Result, Tree, data
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Where `tests` is found, whatever directory a test has gone to."""
 
 
 class Host:
@@ -59,7 +63,7 @@ class _Worker:
         groups = ",".join(map(str, sorted(cred.groups)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.model.host", str(cred.uid), str(cred.gid), groups],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
         )  # fmt: skip
 
     def ask(self, request: Any) -> Any:
