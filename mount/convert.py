@@ -30,6 +30,14 @@ def entry(node: Node, st: Stat) -> pyfuse3.EntryAttributes:
     return attr
 
 
+def absent(parent: Node) -> pyfuse3.EntryAttributes:
+    """What Linux learns of a name that is not in `parent`; the number 0 says that."""
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = 0
+    attr.entry_timeout = parent.entry_ttl_s
+    return attr
+
+
 def directory(ino: int) -> pyfuse3.EntryAttributes:
     """What a listing says of `.` and `..`: number and type."""
     attr = pyfuse3.EntryAttributes()

@@ -20,6 +20,7 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     DisconnectedError,
     InterruptedCallError,
+    NotFoundError,
 )
 from nexusfs.contracts.node import POLLERR, POLLHUP, POLLIN, At, File, Node
 from nexusfs.kernel.syscalls import Opened, Syscalls
@@ -53,9 +54,17 @@ class Operations(pyfuse3.Operations):
 
     @fuse_op
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
-        """One name of a directory; Linux counts it as a reference until `forget`."""
-        where = At(self.inodes.get(parent_inode), name)
-        node, st = await self._calls.sys_lookup(_cred(ctx), where)
+        """One name of a directory; Linux counts it as a reference until `forget`.
+
+        That an ordinary name is absent, Linux may believe for as long as that one is there.
+        """
+        parent = self.inodes.get(parent_inode)
+        try:
+            node, st = await self._calls.sys_lookup(_cred(ctx), At(parent, name))
+        except NotFoundError:
+            if parent.control:
+                raise
+            return convert.absent(parent)
         return convert.entry(self.inodes.add(node), st)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:

@@ -239,3 +239,26 @@ def test_a_mapped_file_shows_what_a_tool_wrote_over_it(mnt: Path) -> None:
             assert shared[50_000:55_000] == private[50_000:55_000] == expected
         assert private[:3] == b"own"
         assert shared[:3] == b"xxx"
+
+
+def lookups(mnt: Path) -> float:
+    """How often Linux asked for a name."""
+    for line in (mnt / "sys/metrics").read_text().splitlines():
+        if line.startswith('nexusfs_syscalls_total{call="sys_lookup"}'):
+            return float(line.split()[-1])
+    return 0.0
+
+
+def test_linux_asks_once_for_a_name_whether_it_is_there_or_not(mnt: Path) -> None:
+    (mnt / "there").touch()
+    names = ("there", "not-there")
+    for name in names:
+        os.path.exists(mnt / name)
+    before = lookups(mnt)
+
+    for _ in range(100):
+        assert [os.path.exists(mnt / name) for name in names] == [True, False]
+
+    assert lookups(mnt) - before < 10  # of sys/metrics itself
+    assert act(mnt, ".", ["create", "not-there", 0o644]) == "ok"
+    assert (mnt / "not-there").exists()

@@ -15,7 +15,7 @@ import sys
 from typing import IO, Any
 
 from nexusfs.contracts.cred import Credentials
-from tests.model.ops import BASE, CONTENT_BYTES, USERS, Entry, Op, Result, Tree, data
+from tests.model.ops import BASE, CONTENT_BYTES, TOP, USERS, Entry, Op, Result, Tree, data
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +59,7 @@ class _Worker:
         groups = ",".join(map(str, sorted(cred.groups)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.model.host", str(cred.uid), str(cred.gid), groups],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TOP,
         )  # fmt: skip
 
     def ask(self, request: Any) -> Any:
