@@ -12,6 +12,9 @@ from tests.fuse.conftest import Mounts
 from tests.fuse.shell import daemon
 from tests.model.host import Host, workers
 from tests.model.machine import InProcess, Machine, Side, make_base
+from tests.model.ops import USERS
+
+OPTIONS = ("--allow-other",) if len(USERS) > 1 else ()
 
 
 class Mount(Host):
@@ -31,7 +34,7 @@ class Mount(Host):
         self.forget()
         if not crash:
             self._mounts.umount(mnt)
-        self._mounts.mount("a", "--allow-other")
+        self._mounts.mount("a", *OPTIONS)
 
     def close(self) -> None:
         """Closes what is open."""
@@ -65,7 +68,7 @@ def one_mount(directory: Path) -> Iterator[Mounts]:
     directory.chmod(0o755)
     try:
         with workers():
-            Mounted.mnt = Mounted.mounts.mount("a", "--allow-other")
+            Mounted.mnt = Mounted.mounts.mount("a", *OPTIONS)
             yield Mounted.mounts
     finally:
         Mounted.mounts.close()
