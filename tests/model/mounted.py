@@ -11,7 +11,8 @@ from typing import ClassVar
 from tests.fuse.conftest import Mounts
 from tests.fuse.shell import daemon
 from tests.model.host import Host, workers
-from tests.model.machine import InProcess, Machine, Side, make_base
+from tests.model.in_process import InProcess
+from tests.model.machine import Machine, Side, make_base
 from tests.model.ops import USERS
 
 OPTIONS = ("--allow-other",) if len(USERS) > 1 else ()
@@ -55,7 +56,7 @@ class Mounted(Machine):
 
 
 class Both(Mounted, InProcess):
-    """A mount and the kernel in this process."""
+    """A mount, and the kernel by itself."""
 
     def make_sides(self, scratch: Path) -> list[Side]:
         return [*Mounted.make_sides(self, scratch), *InProcess.make_sides(self, scratch)]
