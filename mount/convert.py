@@ -31,7 +31,7 @@ def entry(node: Node, st: Stat) -> pyfuse3.EntryAttributes:
 
 
 def absent(parent: Node) -> pyfuse3.EntryAttributes:
-    """That a name does not exist, and for how long Linux may believe it."""
+    """What Linux learns of a name that is not in `parent`; the number 0 says that."""
     attr = pyfuse3.EntryAttributes()
     attr.st_ino = 0
     attr.entry_timeout = parent.entry_ttl_s

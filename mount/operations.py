@@ -54,7 +54,10 @@ class Operations(pyfuse3.Operations):
 
     @fuse_op
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
-        """One name of a directory; Linux counts it as a reference until `forget`."""
+        """One name of a directory; Linux counts it as a reference until `forget`.
+
+        That an ordinary name is absent, Linux may believe for as long as that one is there.
+        """
         parent = self.inodes.get(parent_inode)
         try:
             node, st = await self._calls.sys_lookup(_cred(ctx), At(parent, name))

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.fuse.conftest import Mounts
-from tests.fuse.shell import request
+from tests.fuse.shell import request, until
 from tests.torture.load import Op, content, difference, do, random_op, tree
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
@@ -239,3 +239,70 @@ def test_a_mapped_file_shows_what_a_tool_wrote_over_it(mnt: Path) -> None:
             assert shared[50_000:55_000] == private[50_000:55_000] == expected
         assert private[:3] == b"own"
         assert shared[:3] == b"xxx"
+
+
+def lookups(mnt: Path) -> float:
+    """How often Linux asked for a name."""
+    for line in (mnt / "sys/metrics").read_text().splitlines():
+        if line.startswith('nexusfs_syscalls_total{call="sys_lookup"}'):
+            return float(line.split()[-1])
+    return 0.0
+
+
+def test_linux_asks_once_for_a_name_whether_it_is_there_or_not(mnt: Path) -> None:
+    (mnt / "there").touch()
+    names = ("there", "not-there")
+    for name in names:
+        os.path.exists(mnt / name)
+    before = lookups(mnt)
+
+    for _ in range(100):
+        assert [os.path.exists(mnt / name) for name in names] == [True, False]
+
+    assert lookups(mnt) - before < 10  # of sys/metrics itself
+    assert act(mnt, ".", ["create", "not-there", 0o644]) == "ok"
+    assert (mnt / "not-there").exists()
+
+
+def test_appends_from_both_sides_of_the_mount_follow_each_other(mnt: Path) -> None:
+    top = mnt / "both"
+    top.mkdir()
+    path = top / "log"
+    path.touch()
+    rng = random.Random(5)
+    expected = b""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    for number in range(100):
+        size = rng.choice([1, 100, 4096, 5000, 20_000])
+        if rng.random() < 0.5:
+            assert act(mnt, "both", ["append", "log", number, size]) == "ok"
+        else:
+            assert os.write(fd, content(number, size)) == size
+        expected += content(number, size)
+        if rng.random() < 0.5:
+            assert os.fstat(fd).st_size == len(expected)
+        at = rng.randrange(len(expected))
+        assert os.pread(fd, 5000, at) == expected[at : at + 5000]
+
+    os.close(fd)
+    assert path.read_bytes() == expected
+
+
+def test_linux_gives_back_what_it_knew_of_removed_files(mnt: Path) -> None:
+    def known() -> int:
+        lines = (mnt / "sys/sessions").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["known_inodes"])
+
+    top = mnt / "removed"
+    top.mkdir()
+    before = known()
+    for number in range(300):
+        (top / f"f{number}").write_text("x")
+        os.rename(top / f"f{number}", top / f"g{number}")
+    assert len(list(os.scandir(top))) == 300
+    assert known() >= before + 300
+
+    for path in top.iterdir():
+        path.unlink()
+
+    until(lambda: known() <= before + 1)

@@ -257,13 +257,14 @@ def test_an_unlinked_open_file_takes_all_that_an_open_file_takes(folder: Path) -
         assert os.pread(fd, 100, 0) == b"xxxxxend"
 
 
-def test_a_socket_in_the_mount_connects_two_programs(folder: Path) -> None:
+def test_a_socket_in_the_mount_connects_two_programs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)  # a path of a socket has 107 bytes
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-        os.chdir(folder)  # a path of a socket has 107 bytes
         server.bind("s")
         server.listen()
         client.connect("s")
-        os.chdir("/")
         client.send(b"through")
 
         with server.accept()[0] as accepted:

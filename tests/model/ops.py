@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from nexusfs.contracts.cred import Credentials
 
+TOP = Path(__file__).resolve().parents[2]
+"""Where a process must start to find the package `tests`."""
 TEAM = 60_500
 ME = Credentials(os.geteuid(), os.getegid(), groups=frozenset(os.getgroups()))
 USERS = [ME]

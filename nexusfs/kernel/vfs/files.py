@@ -158,9 +158,11 @@ class Vfs:
         _check_open(cred, st, flags)
         if st.is_dir:
             return node, DirFile(node, cred, self.mounts)
+        if flags & os.O_TRUNC and not node.control:
+            await self._drop_set_ids(cred, node, st)
         file = await node.open(cred, flags)
         if flags & os.O_TRUNC:
-            await self._after_write(cred, node, st)
+            self.watch.node(node, cred.door)
         return node, file
 
     async def _create_for_open(
@@ -393,23 +395,23 @@ class Vfs:
             raise
 
     async def write(self, file: File, data: bytes, offset: int) -> int:
-        """Writes; on an ordinary file, setuid and setgid go as POSIX asks."""
+        """Writes; on an ordinary file, setuid and setgid go before, as POSIX asks."""
+        if not (file.node.control or file.cred.is_root):
+            await self._drop_set_ids(file.cred, file.node, await file.node.stat())
         try:
             written = await file.write(data, offset)
         except CorruptError as exc:  # of a piece that the new bytes are joined with
             _log_damage(file.node, exc)
             raise
         if not file.node.control:
-            await self._after_write(file.cred, file.node)
+            self.watch.node(file.node, file.cred.door)
         return written
 
-    async def _after_write(self, cred: Credentials, node: Node, before: Stat | None = None) -> None:
-        """Takes set-id bits off a file whose content changed, and tells of the change."""
-        if not cred.is_root:
-            mode = permission.mode_after_write(cred, before or await node.stat())
-            if mode is not None:
-                await node.setattr(Change(mode=mode))
-        self.watch.node(node, cred.door)
+    async def _drop_set_ids(self, cred: Credentials, node: Node, st: Stat) -> None:
+        """Takes set-id bits off a file whose content `cred` changes."""
+        mode = permission.mode_after_write(cred, st)
+        if mode is not None:
+            await node.setattr(Change(mode=mode))
 
 
 def _log_damage(node: Node, exc: CorruptError) -> None:
