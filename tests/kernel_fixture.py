@@ -193,6 +193,8 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.lines: dict[int, list[bytes]] = {}
         self.forgotten: set[int] = set()
+        self.durable: dict[int, int] = {}
+        """How many lines of each process a power cut would leave."""
         self._last_pid = 1
 
     def append(self, pid: int, line: bytes) -> None:
@@ -211,7 +213,8 @@ class MemoryJournal:
     def forget(self, pid: int) -> None:
         self.forgotten.add(pid)
 
-    def sync(self) -> None: ...
+    def sync(self) -> None:
+        self.durable = {pid: len(lines) for pid, lines in self.lines.items()}
 
     def cut_after(self, lines: int) -> "MemoryJournal":
         """What kill -9 leaves after the first `lines` of all lines, of one process only."""

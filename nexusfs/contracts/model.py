@@ -56,12 +56,14 @@ class ModelReply:
         usage: of this call, (input, output) in tokens.
         model: the one that answered; a fallback may have.
         finish_reason: as the provider said; not to be relied on.
+        window_tokens: what the model takes at most, where that is known.
     """
 
     message: Message
     usage: Usage
     model: str
     finish_reason: str | None = None
+    window_tokens: int | None = None
 
 
 class ModelObserver(Protocol):

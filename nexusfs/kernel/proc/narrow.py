@@ -31,7 +31,8 @@ def effective_spec(
     """Merges `wanted` over the installed `base`, inherits from `parent`, and narrows.
 
     Raises:
-        NotPermittedError: EPERM, with the list of what was too much, unless it says clamp.
+        NotPermittedError: EPERM, with the list of what was too much, unless it says clamp; or it
+            asks for another zone than its parent's.
         InvalidError: EINVAL, a tool that does not exist, with the nearest one.
     """
     warnings: list[str] = []
@@ -53,6 +54,10 @@ def effective_spec(
     model = spec.model
     if model == "inherit":
         model = parent.spec.model if parent else default_model
+    if parent is not None:
+        if "zone" in wanted.model_fields_set and spec.zone != parent.spec.zone:
+            raise NotPermittedError(f"it may only be in the zone of its parent, {parent.spec.zone}")
+        spec = spec.model_copy(update={"zone": parent.spec.zone})
     granted = tuple(name for name in tools if may_use(rights, name))
     spec = spec.model_copy(update={"model": model, "tools": granted, "disallowed_tools": ()})
     return Plan(spec, rights, tuple(warnings))

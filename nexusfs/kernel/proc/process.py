@@ -7,7 +7,7 @@ methods that say so; between suspensions the fields agree with the journal.
 import json
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,32 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
-from nexusfs.kernel.clock import now_iso, now_ns, ns_of
+from nexusfs.contracts.times import ns_of
+from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
+from nexusfs.kernel.proc.fold import FOLDS, extend
 from nexusfs.kernel.proc.rights import Rights
+from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
+from nexusfs.kernel.sched import Slots
 
 log = logging.getLogger(__name__)
+
+
+async def _on_disk_already() -> None:
+    """A process without a journal on disk has nothing to wait for."""
+
+
+@dataclass(slots=True)
+class Host:
+    """What all processes of a table share.
+
+    Attributes:
+        slots: of model calls.
+        on_disk: returns when everything journaled so far is on disk.
+    """
+
+    slots: Slots = field(default_factory=Slots)
+    on_disk: Callable[[], Awaitable[None]] = _on_disk_already
 
 
 @dataclass
@@ -45,28 +66,42 @@ class Process:
         "_mail_lot",
         "_turn",
         "agent_id",
+        "asked_again",
+        "begun",
+        "call_ids",
         "children",
+        "closing",
         "counts",
         "cred",
         "dropped",
         "ended_at",
         "events",
         "exit_code",
+        "halting",
+        "host",
         "installed",
+        "intents",
+        "kept_from",
         "mail",
         "messages",
+        "nice",
+        "open",
         "parent_pid",
         "pid",
         "reason",
+        "resting",
         "result",
         "rights",
+        "rounds",
         "scope",
         "spec",
         "started_at",
         "started_ns",
         "state",
         "stdout",
+        "summary",
         "transcript",
+        "trouble",
         "turns",
         "version",
         "waits",
@@ -75,9 +110,10 @@ class Process:
 
     def __init__(
         self, pid: int, parent_pid: int, cred: Credentials, spec: AgentSpec,
-        append: Callable[[int, bytes], None],
+        append: Callable[[int, bytes], None], host: Host | None = None,
     ) -> None:  # fmt: skip
         """A created process; `append` journals a line of it before it returns."""
+        self.host = host or Host()
         self.pid = pid
         self.parent_pid = parent_pid
         self.cred = cred
@@ -100,7 +136,13 @@ class Process:
         self.exit_code: int | None = None
         self.reason = self.result = ""
         self.warnings: tuple[str, ...] = ()
-        self.dropped = False
+        self.dropped = self.closing = self.halting = self.resting = False
+        self.rounds = self.asked_again = self.kept_from = self.nice = 0
+        self.summary = self.trouble = ""
+        self.open: dict[str, dict[str, Any]] | None = None
+        self.intents: set[str] | None = None
+        self.begun: set[str] | None = None
+        self.call_ids: set[str] | None = None
         self.waits: list[str] = []
         self.version = 0
         self._append = append
@@ -149,21 +191,12 @@ class Process:
         self.events.append(line + b"\n")
         message = event.get("message")
         if isinstance(message, dict):
-            self._extend(message)
-        fold = _FOLDS.get(event["type"])
+            extend(self, message)
+        fold = FOLDS.get(event["type"])
         if fold is not None:
             fold(self, event)
         self.version += 1
         self._changed_at_ns = ns_of(event["time"])
-
-    def _extend(self, message: Message) -> None:
-        self.transcript.append(message)
-        self.messages.append(
-            json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        )
-        text = message.get("content")
-        if message["role"] == "assistant" and text:
-            self.stdout.append(text.encode("utf-8", "replace") + b"\n")
 
     def touch(self) -> None:
         """Notes that something visible changed."""
@@ -192,11 +225,11 @@ class Process:
         self.check_move(state)
         self.record("exit", state=state, exit_code=exit_code, reason=reason, result=result)
 
-    def info(self) -> ProcessInfo:
+    def info(self, more_warnings: tuple[str, ...] = ()) -> ProcessInfo:
         """An immutable snapshot."""
         return ProcessInfo(
             self.pid, self.agent_id, self.agent_id, self.spec.zone, self.state, self.parent_pid,
-            self.cred.uid, self.turns, self.warnings,
+            self.cred.uid, self.turns, self.warnings + more_warnings,
         )  # fmt: skip
 
     @property
@@ -231,7 +264,7 @@ class Process:
 
     async def message_arrived(self) -> None:
         """Suspends until a message waits. Cancelling has no effect."""
-        with self.waiting_for("message"):
+        with self.waiting_for("message"), Resting(self):
             while not self.mail:
                 if self._mail_lot is None:
                     self._mail_lot = trio.lowlevel.ParkingLot()
@@ -260,10 +293,31 @@ class Process:
         self.events.drop_live()
 
     async def pause_point(self) -> None:
-        """Suspends while the process is paused."""
-        while self.state is ProcState.PAUSED:
+        """Suspends while the process is paused.
+
+        Raises:
+            DisconnectedError: ENOTCONN, the kernel is going: no further step begins.
+        """
+        while self.state is ProcState.PAUSED and not self.halting:
             self._go = trio.Event()
-            await self._go.wait()
+            with Resting(self):
+                await self._go.wait()
+        if self.halting:
+            raise DisconnectedError("the kernel is going")
+
+    def halt(self) -> None:
+        """Lets the step under way settle and no other begin; what rests ends at once."""
+        self.halting = True
+        if self.resting:
+            self.scope.cancel()
+
+    async def on_disk(self) -> None:
+        """Returns when everything journaled so far is on disk."""
+        await self.host.on_disk()
+
+    def model_slot(self) -> ModelSlot:
+        """A model slot for the block; wchan `slot` until there is one."""
+        return ModelSlot(self)
 
     def resume(self) -> None:
         """Frees a program that waits at its pause point."""
@@ -291,126 +345,15 @@ class Process:
 
     def open_calls(self) -> list[dict[str, Any]]:
         """Tool calls of the transcript that have no result yet, in order."""
-        answered = {m.get("tool_call_id") for m in self.transcript if m["role"] == "tool"}
-        calls = [c for m in self.transcript for c in m.get("tool_calls") or ()]
-        return [call for call in calls if call["id"] not in answered]
+        return list((self.open or {}).values())
+
+    def answer(self, call_id: str, text: str) -> None:
+        """Gives an open call a result that no tool gave."""
+        name = (self.open or {})[call_id]["function"]["name"]
+        message = {"role": "tool", "tool_call_id": call_id, "name": name, "content": text}
+        self.record("tool_result", id=call_id, name=name, error=text, message=message)
 
     def answer_open_calls(self, text: str) -> None:
         """Gives every open call the result `text`."""
-        for call in self.open_calls():
-            name = call["function"]["name"]
-            message = {"role": "tool", "tool_call_id": call["id"], "name": name, "content": text}
-            self.record("tool_result", id=call["id"], name=name, error=text, message=message)
-
-
-class Waiting:
-    """Shows what a process waits for; of several waits the latest is shown."""
-
-    __slots__ = ("_process", "_what")
-
-    def __init__(self, process: Process, what: str) -> None:
-        self._process = process
-        self._what = what
-
-    def __enter__(self) -> None:
-        self._process.waits.append(self._what)
-        self._process.touch()
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.waits.remove(self._what)
-        self._process.touch()
-
-
-class Turn:
-    """A cancel scope around one turn."""
-
-    __slots__ = ("_process", "_scope")
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self._scope = trio.CancelScope()
-
-    def cancel(self) -> None:
-        """Leaves the block early."""
-        self._scope.cancel()
-
-    @property
-    def interrupted(self) -> bool:
-        """True when the turn was dropped."""
-        return self._scope.cancelled_caught
-
-    def __enter__(self) -> "Turn":
-        self._scope.__enter__()
-        return self
-
-    def __exit__(self, *exc: Any) -> bool | None:
-        self._process.end_turn()
-        return self._scope.__exit__(*exc)
-
-
-def _fold_spawn(process: Process, event: dict[str, Any]) -> None:
-    process.started_at = event["time"]
-    process.started_ns = event["time_ns"]
-    process.state = ProcState.RUNNING
-    if process.spec.task:
-        process.mail.append(process.spec.task)
-
-
-def _fold_state(process: Process, event: dict[str, Any]) -> None:
-    process.state = ProcState(event["to"])
-
-
-def _fold_message(process: Process, event: dict[str, Any]) -> None:
-    process.mail.append(event["text"])
-
-
-def _fold_input(process: Process, event: dict[str, Any]) -> None:
-    process.dropped = False
-    if process.mail:
-        process.mail.popleft()
-
-
-def _fold_dropped(process: Process, event: dict[str, Any]) -> None:
-    process.dropped = True
-
-
-def _fold_turn_end(process: Process, event: dict[str, Any]) -> None:
-    process.turns += 1
-
-
-def _fold_model_reply(process: Process, event: dict[str, Any]) -> None:
-    used = event["usage"]
-    process.counts.model_calls += 1
-    process.counts.usage += Usage(used["input_tokens"], used["output_tokens"], used["cost_usd"])
-
-
-def _fold_tool_call(process: Process, event: dict[str, Any]) -> None:
-    process.counts.tool_calls += 1
-
-
-def _fold_adopted(process: Process, event: dict[str, Any]) -> None:
-    process.parent_pid = event["ppid"]
-
-
-def _fold_exit(process: Process, event: dict[str, Any]) -> None:
-    process.state = ProcState(event["state"])
-    process.exit_code = event["exit_code"]
-    process.reason = event["reason"]
-    process.result = event["result"]
-    process.ended_at = event["time"]
-
-
-_FOLDS: dict[str, Callable[[Process, dict[str, Any]], None]] = {
-    "spawn": _fold_spawn,
-    "state": _fold_state,
-    "message": _fold_message,
-    "input": _fold_input,
-    "turn_end": _fold_turn_end,
-    "model_reply": _fold_model_reply,
-    "tool_call": _fold_tool_call,
-    "adopted": _fold_adopted,
-    "interrupted": _fold_dropped,
-    "model_error": _fold_dropped,
-    "exit": _fold_exit,
-}
-"""What each kind of event does to a process; kinds that are not here only show in events."""
+        for call_id in list(self.open or ()):
+            self.answer(call_id, text)

@@ -346,6 +346,7 @@ def _reply_of(reply: dict[str, Any]) -> ModelReply:
             ),
             model=reply["model"],
             finish_reason=reply.get("finish_reason"),
+            window_tokens=reply.get("window_tokens"),
         )
     except (KeyError, TypeError, ValueError):
         raise AttemptError(

@@ -5,7 +5,8 @@
     worker → kernel   {"hello": {"pid": 77}}                  at once
                       {"ready": {"litellm": "1.105.3", "import_s": 5.1}} or {"error": "…"}
                       {"id": 1, "text": "Hel"}                any number
-                      {"id": 1, "reply": {"message", "usage", "model", "finish_reason"}}   last, or
+                      {"id": 1, "reply": {"message", "usage", "model", "finish_reason",
+                                          "window_tokens"}}   last, or
                       {"id": 1, "error": {"kind", "retryable", "message", "retry_after_s"}}  last
 
 A cancelled call sends nothing more. End of file from the kernel ends the worker.

@@ -217,12 +217,22 @@ def reply_of(
         "message": message,
         "model": call["model"],
         "finish_reason": finish,
+        "window_tokens": window_of(litellm, call["model"]),
         "usage": {
             "input_tokens": _count(usage, "prompt_tokens", call["messages"]),
             "output_tokens": _count(usage, "completion_tokens", message),
             "cost_usd": cost_of(litellm, call["model"], usage),
         },
     }
+
+
+def window_of(litellm: Any, model: str) -> int | None:
+    """Tokens that a prompt may have; None when litellm's table does not know the model."""
+    try:
+        found = litellm.get_model_info(model).get("max_input_tokens")
+    except Exception:  # an unknown model is a bare Exception in litellm
+        return None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _count(usage: Any, name: str, said: Any) -> int:

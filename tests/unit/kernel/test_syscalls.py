@@ -142,9 +142,9 @@ async def test_the_list_is_filtered_by_zone_and_state(calls: Syscalls) -> None:
         return [info.pid for info in await calls.sys_proc_list(ALICE, **filters)]
 
     assert await pids() == [lab.pid, field.pid]
-    assert await pids(zone="lab") == [lab.pid]
+    assert await pids(zone_id="lab") == [lab.pid]
     assert await pids(state="paused") == [field.pid]
-    assert await pids(zone="lab", state="paused") == []
+    assert await pids(zone_id="lab", state="paused") == []
 
 
 async def test_an_unknown_state_is_einval_and_names_them(calls: Syscalls) -> None:

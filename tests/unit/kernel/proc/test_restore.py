@@ -136,16 +136,18 @@ async def test_a_paused_agent_is_paused_after_a_restart(
     assert again.get(agent.pid).state == "paused"
 
 
-async def test_calls_that_were_open_are_answered_at_the_restart(
+async def test_calls_that_were_open_are_the_programs_to_answer_after_a_restart(
     idle: ProcessTable, make_table: MakeTable
 ) -> None:
     agent = await spawned(idle)
-    agent.record("model_call", message=wants(wish("a", "act")))
+    agent.record("model_call", message=wants(wish("a", "act"), wish("b", "act")))
+    agent.record("tool_call", id="a", name="act", arguments={})
+    agent.record("tool_start", ids=["a"])
 
     again = make_table().get(agent.pid)
 
-    assert again.transcript[-1]["tool_call_id"] == "a"
-    assert "interrupted" in again.transcript[-1]["content"]
+    assert [call["id"] for call in again.open_calls()] == ["a", "b"]
+    assert (again.intents, again.begun) == ({"a"}, {"a"})
 
 
 async def test_rights_hold_after_a_restart(table: ProcessTable, make_table: MakeTable) -> None:
