@@ -161,6 +161,7 @@ class Tool:
         annotations: MCP's hints: readOnlyHint, destructiveHint, idempotentHint, openWorldHint.
         run: called with the context and the arguments as keywords.
         timeout_s: the longest a call may take.
+        function: the tool as a model provider wants it; `function_bytes` is its size as JSON.
     """
 
     name: str
@@ -170,6 +171,21 @@ class Tool:
     output_schema: dict[str, Any] | None = None
     annotations: dict[str, bool] = field(default_factory=dict)
     timeout_s: float = DEFAULT_TIMEOUT_S
+    function: dict[str, Any] = field(init=False)
+    function_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Makes what each prompt has of the tool once."""
+        function = {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": self.input_schema,
+            },
+        }
+        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "function_bytes", len(json.dumps(function)))
 
     @property
     def read_only(self) -> bool:
@@ -195,17 +211,6 @@ class Tool:
             "inputSchema": self.input_schema,
             "outputSchema": self.output_schema,
             "annotations": self.annotations,
-        }
-
-    def function(self) -> dict[str, Any]:
-        """The tool as a model provider wants it."""
-        return {
-            "type": "function",
-            "function": {
-                "name": self.name,
-                "description": self.description,
-                "parameters": self.input_schema,
-            },
         }
 
 

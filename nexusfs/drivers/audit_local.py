@@ -7,6 +7,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 from nexusfs.contracts.audit import NO_LINE
 from nexusfs.contracts.errors import CorruptError, KernelError, NoSpaceError
 
@@ -38,8 +40,10 @@ class LocalAuditLog:
     def append(self, event: dict[str, Any]) -> None:
         """Adds a line. NoSpaceError ENOSPC; nothing was added."""
         row = {"seq": self._seq + 1, **event, "prev": self._prev}
-        text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=str)
-        line = text.encode("utf-8", "replace")
+        try:
+            line = to_json(row)
+        except ValueError:  # a lone surrogate
+            line = json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")
         try:
             written = os.pwrite(self._fd, line + b"\n", self.size_bytes)
         except OSError as exc:

@@ -72,7 +72,13 @@ class Slots:
         self.hand_on()
 
     def hand_on(self) -> None:
-        """Gives free slots to those who wait, an owner at a time; also after a limit was raised."""
+        """Gives free slots to those who wait, one to each owner in turn, while there are any."""
+        while self._hand_round():
+            pass
+
+    def _hand_round(self) -> bool:
+        """Gives each owner who waits one slot, where one is free; False when none was given."""
+        given = False
         for owner in list(self._queues):
             if not self._free_for(owner):
                 continue
@@ -81,8 +87,10 @@ class Slots:
             self.taken[owner] = self.taken.get(owner, 0) + 1
             waiter.granted = True
             waiter.woken.set()
+            given = True
             if queue:
                 self._queues[owner] = queue  # at the end: the next owner's turn comes first
+        return given
 
     def _free_for(self, owner: Hashable) -> bool:
         if self.per_owner is not None and self.taken.get(owner, 0) >= self.per_owner:

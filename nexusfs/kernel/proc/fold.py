@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import to_json
+
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import ProcState
 
@@ -18,9 +20,7 @@ def extend(process: "Process", message: Message) -> None:
     the rounds since the last input are known at any length.
     """
     process.transcript.append(message)
-    process.messages.append(
-        json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    )
+    process.messages.append(_line(message))
     role = message["role"]
     if role == "tool":
         if process.open is not None:
@@ -38,6 +38,13 @@ def extend(process: "Process", message: Message) -> None:
         process.open = {call["id"]: call for call in calls}
         process.call_ids = process.call_ids or set()
         process.call_ids.update(process.open)
+
+
+def _line(message: Message) -> bytes:
+    try:
+        return to_json(message) + b"\n"
+    except ValueError:  # a lone surrogate
+        return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def _spawn(process: "Process", event: dict[str, Any]) -> None:
@@ -73,7 +80,7 @@ def _input(process: "Process", event: dict[str, Any]) -> None:
     process.dropped = process.closing = False
     process.rounds = process.asked_again = 0
     if process.mail:
-        process.mail.popleft()
+        process.mail.pop(0)
 
 
 def _notice(process: "Process", event: dict[str, Any]) -> None:

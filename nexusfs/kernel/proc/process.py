@@ -6,12 +6,12 @@ methods that say so; between suspensions the fields agree with the journal.
 
 import json
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
+from pydantic_core import to_json
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
@@ -27,6 +27,10 @@ from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
 from nexusfs.kernel.sched import Slots
 
 log = logging.getLogger(__name__)
+
+
+NO_CHILDREN: frozenset[int] = frozenset()
+"""What the many without children share: an empty set has 216 bytes."""
 
 
 async def _on_disk_already() -> None:
@@ -122,11 +126,11 @@ class Process:
         self.installed = spec.agent
         self.rights: Rights = ()
         self.state = ProcState.CREATED
-        self.children: set[int] = set()
+        self.children: frozenset[int] | set[int] = NO_CHILDREN
         self.counts = Counts()
         self.turns = 0
         self.transcript: list[Message] = []
-        self.mail: deque[str] = deque()
+        self.mail: list[str] = []
         self.events = Log()
         self.stdout = Log(keeps_live=True)
         self.messages = Log()
@@ -152,6 +156,18 @@ class Process:
         self._mail_lot: trio.lowlevel.ParkingLot | None = None
         self._turn: Turn | None = None
 
+    def add_child(self, pid: int) -> None:
+        """Notes a child."""
+        if not self.children:
+            self.children = set()
+        assert isinstance(self.children, set)
+        self.children.add(pid)
+
+    def drop_child(self, pid: int) -> None:
+        """Forgets a child."""
+        if isinstance(self.children, set):
+            self.children.discard(pid)
+
     # -- the fold
 
     def record(self, kind: str, **fields: Any) -> None:
@@ -163,13 +179,10 @@ class Process:
         if self.state.ended and kind != "state":
             raise DisconnectedError(f"process {self.pid} has ended")
         event = {"time": now_iso(), "type": kind, **fields}
-        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         try:
-            line = text.encode()
-        except (
-            UnicodeEncodeError
-        ):  # a lone surrogate of a provider: memory is what the journal says
-            line = text.encode("utf-8", "replace")
+            line = to_json(event)
+        except ValueError:  # a lone surrogate of a provider: memory is what the journal says
+            line = json.dumps(event, ensure_ascii=False).encode("utf-8", "replace")
             event = json.loads(line)
         self._append(self.pid, line)
         self.apply(event, line)

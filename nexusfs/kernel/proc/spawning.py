@@ -112,18 +112,15 @@ class Spawning(Verbs):
         if known is not None:
             return self._remember(cred, known)
         wish = await self._wish_of(cred, wanted)
-        self._plan(wish)  # refused before any hook hears of it
-        context: SpawnContext | None = None
-        if self.hooks.on("pre_spawn") or self.hooks.on("post_spawn"):
-            context = self._spawn_context(wish)
-            await self.hooks.before("pre_spawn", context)
+        plan = self._plan(wish)  # refused before any hook hears of it
+        context = _spawn_context(cred, plan.spec)
+        await self.hooks.before("pre_spawn", context)
+        self._check_time(cred, plan.spec)  # the hooks may have taken long
         known = self._by_idempotency_key(cred, wanted)
         if known is not None:
             return self._remember(cred, known)
-        process = self._create(wish, self._plan(wish))
-        info = self._remember(cred, process)
-        if context is None:
-            return info
+        process = self._create(wish, plan)
+        self._remember(cred, process)
         context.pid = process.pid
         await self.hooks.after("post_spawn", context)
         return process.info(tuple(context.warnings))
@@ -145,24 +142,22 @@ class Spawning(Verbs):
             raise NotFoundError(f"no checkpoint in zone {caller.spec.zone!r} has that hash")
 
     def _plan(self, wish: _Wish) -> Plan:
-        """What the agent would get now. Everything that can refuse a spawn is in here."""
-        if self._halting:
-            raise DisconnectedError("the kernel is going: it starts nothing any more")
-        parent = self._parent_of(wish.cred)
+        """What the agent gets. All that can refuse a spawn, but for hooks, is in here."""
         plan = effective_spec(
-            wish.wanted, wish.base, parent, self._tool_names(), self.settings.default_model
-        )
+            wish.wanted, wish.base, self._parent_of(wish.cred), self._tool_names(),
+            self.settings.default_model,
+        )  # fmt: skip
         self.check_spec(wish.cred, plan.spec)
-        if plan.spec.singleton:
-            self._check_single(plan.spec.name or plan.spec.agent)
+        self._check_time(wish.cred, plan.spec)
         return plan
 
-    def _spawn_context(self, wish: _Wish) -> SpawnContext:
-        spec = self._plan(wish).spec
-        return SpawnContext(
-            spec.name or spec.agent or "", spec.zone, 0, wish.cred.agent_pid or KERNEL_PID,
-            wish.cred.uid, spec.metadata, spec,
-        )  # fmt: skip
+    def _check_time(self, cred: Credentials, spec: AgentSpec) -> None:
+        """What can change from one moment to the next. ENOTCONN, ESRCH, EEXIST."""
+        if self._halting:
+            raise DisconnectedError("the kernel is going: it starts nothing any more")
+        self._parent_of(cred)
+        if spec.singleton:
+            self._check_single(spec.name or spec.agent)
 
     def _create(self, wish: _Wish, plan: Plan) -> Process:
         """Makes the process and sets it going. Atomic."""
@@ -189,7 +184,7 @@ class Spawning(Verbs):
         process.answer_open_calls(RESTORED)
         self._processes[pid] = process
         if parent is not None:
-            parent.children.add(pid)
+            parent.add_child(pid)
         if plan.spec.idempotency_key:
             self._by_key[cred.uid, plan.spec.idempotency_key] = pid
         self.set_going(process)
@@ -232,3 +227,10 @@ class Spawning(Verbs):
         for process in self:
             if process.agent_id == name and not process.state.ended:
                 raise ExistsError(f"agent {name!r} already runs as pid {process.pid}")
+
+
+def _spawn_context(cred: Credentials, spec: AgentSpec) -> SpawnContext:
+    return SpawnContext(
+        spec.name or spec.agent or "", spec.zone, 0, cred.agent_pid or KERNEL_PID, cred.uid,
+        spec.metadata, spec,
+    )  # fmt: skip

@@ -144,7 +144,7 @@ class ProcessTable(Spawning):
         for process in self._processes.values():
             parent = self._processes.get(process.parent_pid)
             if parent is not None:
-                parent.children.add(process.pid)
+                parent.add_child(process.pid)
             if process.state is ProcState.STOPPED:
                 self._retired[process.pid] = process
             if process.spec.idempotency_key:
@@ -218,25 +218,21 @@ class ProcessTable(Spawning):
 
     async def _run(self, process: Process) -> None:
         """Runs one program; the edge where an agent's failure becomes an exit code."""
+        outcome: Outcome | None = None
         try:
-            await self._run_program(process)
+            with process.scope:
+                outcome = await self.program(process)
+        except DisconnectedError:
+            pass  # the kernel is going: the agent goes on at the next mount
+        except KernelError as exc:
+            outcome = Outcome(EXIT_FAILED, str(exc))
+        except Exception as exc:
+            log.exception("agent %d: the program failed", process.pid)
+            outcome = Outcome(EXIT_FAILED, f"internal error: {type(exc).__name__}")
         finally:
             self._running.discard(process.pid)
             self._leaving.unpark_all()
-
-    async def _run_program(self, process: Process) -> None:
-        outcome = Outcome(EXIT_FAILED, "the program was cancelled")
-        with process.scope:
-            try:
-                outcome = await self.program(process)
-            except DisconnectedError:
-                return  # the kernel is going: the agent goes on at the next mount
-            except KernelError as exc:
-                outcome = Outcome(EXIT_FAILED, str(exc))
-            except Exception as exc:
-                log.exception("agent %d: the program failed", process.pid)
-                outcome = Outcome(EXIT_FAILED, f"internal error: {type(exc).__name__}")
-        if not (process.state.ended or process.scope.cancelled_caught or self._suspended):
+        if not (outcome is None or process.state.ended or self._suspended):
             self.end(process, outcome)
 
     async def left(self, pids: set[int]) -> None:
@@ -302,7 +298,7 @@ class ProcessTable(Spawning):
         """Gives a detached child to the kernel."""
         child.journal_if_possible()
         child.record("adopted", ppid=KERNEL_PID)
-        parent.children.discard(child.pid)
+        parent.drop_child(child.pid)
 
     def _live_children(self, process: Process) -> list[Process]:
         children = (self._processes.get(pid) for pid in sorted(process.children))
@@ -378,7 +374,7 @@ class ProcessTable(Spawning):
         self._retired.pop(process.pid, None)
         parent = self._processes.get(process.parent_pid)
         if parent is not None:
-            parent.children.discard(process.pid)
+            parent.drop_child(process.pid)
         self._by_key.pop((process.cred.uid, process.spec.idempotency_key or ""), None)
         del self._processes[process.pid]
         self._journal.forget(process.pid)

@@ -13,12 +13,12 @@ same at any length.
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nexusfs.contracts.agent import AgentLoopConfig
 from nexusfs.contracts.errors import ModelError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import ProgramProcess
+from nexusfs.contracts.tool import Tool
 
 BYTES_A_TOKEN = 3
 """English has about 4; text that has fewer is met by the correction."""
@@ -65,7 +65,7 @@ class Context:
         self._window: float = config.max_context_tokens
 
     async def prompt(
-        self, system: str, tools: Sequence[dict[str, Any]], summarise: Summarise
+        self, system: str, tools: Sequence[Tool], summarise: Summarise
     ) -> list[Message]:
         """The messages of the next model call, within the budget.
 
@@ -75,7 +75,8 @@ class Context:
         Suspends for `summarise`, where the spec asks for it and it is time to trim.
         """
         self._measure()
-        fixed = (len(system.encode()) + len(json.dumps(list(tools)))) // BYTES_A_TOKEN
+        size = len(system.encode("utf-8", "replace")) + sum(tool.function_bytes for tool in tools)
+        fixed = size // BYTES_A_TOKEN
         room = _Room(fixed + self._sums[self._head], self._budget())
         if room.fixed > room.budget:
             raise ModelError(

@@ -99,11 +99,14 @@ class Loop:
         if not process.open and process.deliver():
             self._memory = None
         start = len(process.transcript)
+        tools: list[Tool] = []
+        if process.open or not closing:
+            tools = await self._ports.dispatcher.sys_tools(process.cred)
         if not process.open:
             if closing and not process.closing:
                 process.record("notice", message={"role": "user", "content": CLOSING_NOTE})
             try:
-                await self._ask(closing=closing)
+                await self._ask(tools)
             except DisconnectedError:
                 raise
             except KernelError as exc:
@@ -113,15 +116,14 @@ class Loop:
         if not process.open:
             return StepResult(StepAction.DONE, tuple(process.transcript[start:]), process.turns)
         calls = Calls(process, self._ports.dispatcher, self._ports.home, self.config)
-        await calls.run(await self._ports.dispatcher.sys_tools(process.cred))
+        await calls.run(tools)
         process.record("turn_end", turn=process.turns + 1)
         return StepResult(StepAction.CONTINUE, tuple(process.transcript[start:]), process.turns)
 
     # -- the model
 
-    async def _ask(self, *, closing: bool) -> None:
+    async def _ask(self, tools: Sequence[Tool]) -> None:
         """Asks until there is a reply, and records it. KernelError, also ModelError."""
-        tools = [] if closing else await self._ports.dispatcher.sys_tools(self._process.cred)
         system = await self._system()
         if self._context is None:
             self._context = Context(self._process, self.config)
@@ -139,9 +141,9 @@ class Loop:
     async def _call(self, system: str, tools: Sequence[Tool]) -> ModelReply:
         process, spec = self._process, self._process.spec
         assert self._context is not None
-        functions = [tool.function() for tool in tools]
+        functions = [tool.function for tool in tools]
         with process.waiting_for("model"):
-            messages = await self._context.prompt(system, functions, self._summarise)
+            messages = await self._context.prompt(system, tools, self._summarise)
             call = ModelCall(
                 spec.model, messages, functions, spec.model_settings, spec.fallback_models
             )

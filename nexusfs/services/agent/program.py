@@ -28,11 +28,13 @@ class AgentProgram:
 
     async def __call__(self, process: ProgramProcess) -> Outcome:
         """Runs one agent to its end. A chat agent has none but a signal."""
-        loop = Loop(process, self._ports, self._config)
+        loop: Loop | None = None  # an idle agent has none
         while True:
             await process.pause_point()
-            if not expects_model(process):
-                if is_answered(process):  # the kernel died before it could record the end
+            if loop is None and (process.transcript or expects_model(process)):
+                loop = Loop(process, self._ports, self._config)
+            if loop is None or not expects_model(process):
+                if loop is not None and is_answered(process):
                     outcome = self._answered(process, loop)
                     if outcome is None:
                         continue
