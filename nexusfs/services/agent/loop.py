@@ -181,9 +181,10 @@ class Loop:
         self, so_far: str, messages: Sequence[Message], budget_tokens: int
     ) -> tuple[str, Usage] | None:
         """A summary of messages that leave the prompt; None when the model does not give one."""
-        spec, pieces = self._process.spec, [f"Summary so far: {so_far}"] if so_far else []
-        pieces += [_as_text(message) for message in messages]
-        text = "\n\n".join(pieces)[-budget_tokens * BYTES_A_TOKEN // 2 :]
+        spec, known = self._process.spec, f"Summary so far: {so_far}\n\n" if so_far else ""
+        said = "\n\n".join(_as_text(message) for message in messages).encode("utf-8", "replace")
+        room = max(budget_tokens * BYTES_A_TOKEN - len(known.encode("utf-8", "replace")), 0)
+        text = known + said[-room:].decode("utf-8", "ignore")
         asked: list[Message] = [
             {"role": "system", "content": SUMMARISE},
             {"role": "user", "content": text},
