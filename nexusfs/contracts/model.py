@@ -1,5 +1,6 @@
 """Model calls: what the agent loop asks of a model, and what it gets back."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -7,6 +8,26 @@ from nexusfs.contracts.errors import ModelError
 
 Message = dict[str, Any]
 """One message of a transcript, provider-shaped: role, content, tool_calls, tool_call_id, name."""
+
+
+_LEFT_OUT = re.compile(r"\[\d+ earlier messages, (\d+) of them yours, are left out[.,]")
+
+
+def left_out_message(count: int, answers: int, summary: str) -> Message:
+    """What stands in a prompt for `count` messages, `answers` of them the model's own."""
+    said = f", in short:\n{summary}" if summary else "."
+    text = f"[{count} earlier messages, {answers} of them yours, are left out{said}]"
+    return {"role": "user", "content": text}
+
+
+def answers_left_out(message: Message) -> int | None:
+    """How many answers a `left_out_message` stands for; None for any other message.
+
+    A scripted model goes by how many answers a conversation had.
+    """
+    content = message.get("content")
+    found = _LEFT_OUT.match(content) if isinstance(content, str) else None
+    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True, slots=True)

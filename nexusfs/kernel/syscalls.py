@@ -434,13 +434,18 @@ class Syscalls:
 def _spec_of(spec: AgentSpec | dict[str, Any] | None, more: dict[str, Any]) -> AgentSpec:
     """The spec of an object or of its raw form, with more fields. InvalidError EINVAL."""
     if isinstance(spec, AgentSpec):
-        if not more:
+        if not more and spec.model_fields_set:
             return spec
         spec = {name: getattr(spec, name) for name in spec.model_fields_set}
     raw = dict(spec or {})
     twice = sorted(raw.keys() & more.keys())
     if twice:
         raise InvalidError(f"{twice[0]!r} is given twice: in the spec and beside it")
+    if not {**raw, **more}.keys() - {"zone", "metadata"}:
+        raise InvalidError(
+            'say what to run: "agent" names one of /bin; or give a "task", "instructions", a '
+            '"model" or a "mode"; or a checkpoint to "restore"'
+        )
     return parse_spec({**raw, **more})
 
 

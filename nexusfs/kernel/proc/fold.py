@@ -135,6 +135,10 @@ def _nice(process: "Process", event: dict[str, Any]) -> None:
     process.nice = event["value"]
 
 
+def _warning(process: "Process", event: dict[str, Any]) -> None:
+    process.warnings += (event["text"],)
+
+
 def _adopted(process: "Process", event: dict[str, Any]) -> None:
     process.parent_pid = event["ppid"]
 
@@ -165,6 +169,7 @@ FOLDS: dict[str, Callable[["Process", dict[str, Any]], None]] = {
     "tool_call": _tool_call,
     "tool_start": _tool_start,
     "nice": _nice,
+    "warning": _warning,
     "adopted": _adopted,
     "interrupted": _dropped,
     "model_error": _dropped,

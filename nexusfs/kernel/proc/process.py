@@ -238,11 +238,11 @@ class Process:
         self.check_move(state)
         self.record("exit", state=state, exit_code=exit_code, reason=reason, result=result)
 
-    def info(self, more_warnings: tuple[str, ...] = ()) -> ProcessInfo:
+    def info(self) -> ProcessInfo:
         """An immutable snapshot."""
         return ProcessInfo(
             self.pid, self.agent_id, self.agent_id, self.spec.zone, self.state, self.parent_pid,
-            self.cred.uid, self.turns, self.warnings + more_warnings,
+            self.cred.uid, self.turns, self.warnings,
         )  # fmt: skip
 
     @property

@@ -123,7 +123,10 @@ class Spawning(Verbs):
         self._remember(cred, process)
         context.pid = process.pid
         await self.hooks.after("post_spawn", context)
-        return process.info(tuple(context.warnings))
+        for warning in context.warnings:
+            if not process.state.ended:
+                process.record("warning", text=warning)
+        return process.info()
 
     async def _wish_of(self, cred: Credentials, wanted: AgentSpec) -> _Wish:
         await self.check_cwd(cred, wanted.cwd)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from nexusfs.contracts.agent import AgentLoopConfig
 from nexusfs.contracts.errors import ModelError
-from nexusfs.contracts.model import Message, Usage
+from nexusfs.contracts.model import Message, Usage, left_out_message
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.contracts.tool import Tool
 
@@ -59,6 +59,7 @@ class Context:
         self._process = process
         self._config = config
         self._sums = [0]
+        self._answers = [0]
         self._head = 0
         self._correction = 1.0
         self._estimate = 0
@@ -115,6 +116,7 @@ class Context:
             if message["role"] != "user" and not self._head:
                 self._head = len(self._sums) - 1
             self._sums.append(self._sums[-1] + tokens_of(message))
+            self._answers.append(self._answers[-1] + (message["role"] == "assistant"))
 
     def _reserved(self) -> int:
         asked = self._process.spec.model_settings.get("max_tokens")
@@ -142,9 +144,8 @@ class Context:
 
     def _told(self, kept: int) -> Message:
         """The message that stands for what is left out."""
-        count, summary = kept - self._head, self._process.summary
-        said = f", in short:\n{summary}" if summary else "."
-        return {"role": "user", "content": f"[{count} earlier messages are left out{said}]"}
+        answers = self._answers[kept] - self._answers[self._head]
+        return left_out_message(kept - self._head, answers, self._process.summary)
 
     # -- trimming
 

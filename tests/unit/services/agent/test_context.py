@@ -124,8 +124,10 @@ async def test_a_sliding_window_says_how_much_is_left_out() -> None:
 
     await talk.turns(40)
 
-    kept = talk.process.kept_from
-    assert talk.model.prompts[-1][1]["content"] == (f"[{kept - 1} earlier messages are left out.]")
+    left_out = talk.process.kept_from - 1
+    assert talk.model.prompts[-1][1]["content"] == (
+        f"[{left_out} earlier messages, {left_out // 2} of them yours, are left out.]"
+    )
 
 
 async def test_a_summary_stands_for_what_is_left_out_and_its_cost_is_counted() -> None:
