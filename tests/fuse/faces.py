@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from nexusfs.boot.connect import SyncKernel
 from nexusfs.contracts.errors import KernelError
 from nexusfs.contracts.node import Change
-from tests.fuse.shell import PATIENCE_S, ctl, name_of, request
+from tests.fuse.shell import PATIENCE_S, ctl, name_of, request, until
 
 
 class Refused(Exception):
@@ -221,3 +221,34 @@ def _at_once(count: int, call: Callable[[], Any]) -> list[Any]:
 
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         return list(pool.map(one, range(count)))
+
+
+def state(face: Face, pid: int) -> str:
+    """The state in a word."""
+    return str(face.agent(pid)["state"])
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    """The errno's name that a call is refused with."""
+    try:
+        call()
+    except Refused as exc:
+        return exc.errno
+    raise AssertionError("it was not refused")
+
+
+def events(face: Face, pid: int, kind: str = "") -> list[dict[str, Any]]:
+    """What happened to an agent; of one kind where one is named."""
+    rows = [json.loads(line) for line in face.text(f"/proc/{pid}/events").splitlines()]
+    return [row for row in rows if kind in ("", row["type"])]
+
+
+def transcript(face: Face, pid: int) -> list[dict[str, Any]]:
+    """The messages of an agent."""
+    return [json.loads(line) for line in face.text(f"/proc/{pid}/messages.jsonl").splitlines()]
+
+
+def rest(face: Face, pid: int) -> int:
+    """The pid, when the agent waits for a message."""
+    until(lambda: face.text(f"/proc/{pid}/wchan") == "message\n")
+    return pid

@@ -97,7 +97,6 @@ def family(mnt: Path, tmp_path: Path) -> list[int]:
 def test_a_whole_tree_ends_in_the_middle_of_streams_and_tools(
     mnt: Path, tmp_path: Path, verb: str
 ) -> None:
-    threads = len(os.listdir(f"/proc/{daemon(mnt)}/task"))
     top, middle, bottom = family(mnt, tmp_path)
 
     ctl(mnt, top, verb)
@@ -107,7 +106,6 @@ def test_a_whole_tree_ends_in_the_middle_of_streams_and_tools(
     assert (mnt / "note").read_text() == "cancelled\n"
     ended = [events(mnt, pid)[-1]["time"] for pid in (bottom, middle, top)]
     assert ended == sorted(ended), "the deepest did not end first"
-    assert len(os.listdir(f"/proc/{daemon(mnt)}/task")) <= threads + 1
     assert children_of(daemon(mnt)) == []
 
 
