@@ -80,14 +80,13 @@ class ProcFs:
         return b"%d\n" % info.pid
 
     async def _lookup_pid(self, cred: Credentials, name: bytes) -> Node:
-        process = self._calls.processes.find(int(name)) if name.isdigit() else None
-        if process is not None and not self._calls.processes.visible(cred, process):
-            process = None
-        ino = PROC_INO | (int(name) << 8) if name.isdigit() and len(name) < 12 else 0
-        if process is not None and str(process.pid).encode() == name:
-            return AgentDir(self._agents, process, ino, self._calls.processes)
-        if name == b"%d" % KERNEL_PID:
-            return DirNode(self._kernel, None, ino)
+        pid = int(name) if name.isdigit() and len(name) < 12 and name[:1] != b"0" else 0
+        processes = self._calls.processes
+        process = processes.find(pid)
+        if process is not None and (not cred.agent_pid or processes.visible(cred, process)):
+            return AgentDir(self._agents, process, PROC_INO | (pid << 8), processes)
+        if pid == KERNEL_PID:
+            return DirNode(self._kernel, None, PROC_INO | (pid << 8))
         raise NotFoundError(f"no process {name.decode('utf-8', 'replace')!r}: ls /proc lists them")
 
     def _removed(self, pid: int) -> None:

@@ -9,8 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.measures import MEASURES, Row
+from tests.bench.agents import AGENT_MEASURES
+from tests.bench.measures import MEASURES as FILE_MEASURES
+from tests.bench.measures import Row
 from tests.bench.rivals import bench, filesystem
+
+MEASURES = {**FILE_MEASURES, **AGENT_MEASURES}
 
 
 def main(names: list[str]) -> None:

@@ -28,6 +28,7 @@ TRIMMED_TO = 0.6
 """A trimmed prompt takes this part of the budget, so that not every step trims."""
 ANSWER_TOKENS = 4096
 """Kept free for the answer where the spec has no max_tokens; a quarter of a small window."""
+NOTHING_SAID = "(empty)"
 SHORTEST_CHARS = 200
 """A message is cut down to this, not below."""
 
@@ -140,7 +141,8 @@ class Context:
         messages += process.transcript[: self._head]
         if kept > self._head:
             messages.append(self._told(kept))
-        return messages + process.transcript[kept:]
+        messages += process.transcript[kept:]
+        return [m if _says_something(m) else {**m, "content": NOTHING_SAID} for m in messages]
 
     def _told(self, kept: int) -> Message:
         """The message that stands for what is left out."""
@@ -180,6 +182,11 @@ class Context:
             if self._tokens(room, number) <= target:
                 break
         return last
+
+
+def _says_something(message: Message) -> bool:
+    """False for a message that some providers refuse: of a person or a model, and empty."""
+    return bool(message.get("content") or message.get("tool_calls")) or message["role"] == "tool"
 
 
 def _shortened(messages: list[Message], excess: int, head: int) -> list[Message]:

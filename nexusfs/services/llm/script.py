@@ -31,6 +31,7 @@ A turn, every key optional:
     cut_after      the connection is dropped after n pieces (words) of text
     end_after      the stream ends in good order after n pieces, but with no finish; offline: a cut
     hang           true: never answers
+    garbage        text that is sent as it is, in place of an answer; offline: an error
 """
 
 import re
@@ -132,6 +133,7 @@ class Turn(_Strict):
     cut_after: int | None = None
     end_after: int | None = None
     hang: bool = False
+    garbage: str | None = None
     role: Literal["assistant"] = "assistant"
 
     @model_validator(mode="before")
