@@ -203,6 +203,9 @@ class MemoryJournal:
     def read(self, pid: int) -> list[bytes]:
         return list(self.lines.get(pid, ()))
 
+    def edges(self, pid: int) -> tuple[bytes, list[bytes]]:
+        return self.lines[pid][0], self.lines[pid][-2:]
+
     def pids(self) -> list[int]:
         return sorted(pid for pid in self.lines if pid not in self.forgotten)
 

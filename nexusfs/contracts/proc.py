@@ -102,8 +102,6 @@ class ProgramProcess(Protocol):
     agent_id: str
     spec: "AgentSpec"
     cred: Credentials
-    transcript: list[Message]
-    """The conversation so far, provider-shaped; only `record` and `deliver` add to it."""
     turns: int
     """Turns that led to another one."""
     rounds: int
@@ -126,6 +124,11 @@ class ProgramProcess(Protocol):
     """Ids of those that may have had an effect already: they are not to be run again."""
     call_ids: set[str] | None
     """Ids of all tool calls of the transcript."""
+
+    @property
+    def transcript(self) -> list[Message]:
+        """The conversation so far, provider-shaped; only `record` and `deliver` add to it."""
+        ...
 
     @property
     def has_mail(self) -> bool:

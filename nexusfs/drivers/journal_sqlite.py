@@ -85,6 +85,13 @@ class SqliteJournal:
                 self._compact(pid, lines)
         return lines + self._recent.get(pid, [])
 
+    def edges(self, pid: int) -> tuple[bytes, list[bytes]]:
+        """(first line, last two lines) of a process that has lines."""
+        recent = self._recent.get(pid, [])
+        first = self._edge(pid, "ASC", 1)
+        last = self._edge(pid, "DESC", 2) if len(recent) < 2 else []
+        return (first or recent)[0], (last + recent)[-2:]
+
     def pids(self) -> list[int]:
         """Processes with lines that are not forgotten, ascending."""
         rows = self._db.rows("SELECT pid FROM process WHERE forgotten = 0")
@@ -163,6 +170,14 @@ class SqliteJournal:
             (pid << 32, (pid + 1) << 32),
         )
         return [(row[0], bytes(row[1])) for row in found]
+
+    def _edge(self, pid: int, order: str, count: int) -> list[bytes]:
+        """The lines of the first or the last `count` rows, oldest first."""
+        rows = self._db.rows(
+            f"SELECT id, line FROM line WHERE id >= ? AND id < ? ORDER BY id {order} LIMIT {count}",
+            (pid << 32, (pid + 1) << 32),
+        )
+        return [line for _, row in sorted(rows) for line in _lines_of(bytes(row))]
 
     def _settled(self, pid: int) -> int:
         """How many lines of the process are in rows."""

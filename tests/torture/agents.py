@@ -26,7 +26,7 @@ from typing import Any
 from nexusfs.contracts.times import ns_of
 from nexusfs.services.llm.mock_history import history_fault
 from tests.fuse.conftest import Mounts
-from tests.fuse.shell import daemon, read, request, until
+from tests.fuse.shell import ctl, daemon, read, request, until
 from tests.torture.provider import PROVIDER_CALLS, endpoint, provider
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -48,6 +48,9 @@ class Field:
     plans: dict[int, list[list[tuple[str, str]]]] = field(default_factory=dict)
     batches: int = 0
     cuts: int = 0
+    calls: int = 0
+    unknown: int = 0
+    found: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Nothing is mounted yet."""
@@ -98,13 +101,21 @@ class Field:
         return path
 
     def running(self, mnt: Path) -> list[int]:
-        """Agents that have not ended."""
+        """Agents of the batch that have not ended."""
         return [pid for pid in self.plans if not read(mnt, pid, "exit_code")]
 
     # -- what must hold
 
-    def faults(self, mnt: Path) -> list[str]:
-        """What does not hold of all agents, as sentences."""
+    def close_batch(self, mnt: Path) -> None:
+        """Notes what does not hold of the batch, which has ended, and reaps it."""
+        self.found += self._faults(mnt)
+        self.calls += sum(len(turn) for plan in self.plans.values() for turn in plan)
+        for pid in self.plans:
+            self.unknown += read(mnt, pid, "events").count('"error":"interrupted')
+            ctl(mnt, pid, "reap")
+        self.plans.clear()
+
+    def _faults(self, mnt: Path) -> list[str]:
         done, times = Counter[str](), dict[str, list[int]]()
         for line in (self.directory / "trace").read_text().splitlines():
             _, mark, ns = line.split()
@@ -162,26 +173,26 @@ def cut_daemon(cut: Callable[[Field, Path], None], kills: int, seed: int) -> tup
             mnt = ground.mount()
             while ground.cuts < kills:
                 if not ground.running(mnt):
+                    ground.close_batch(mnt)
                     ground.start(mnt, offline)
                 time.sleep(ground.chance.random() * LIFE_S)
                 cut(ground, mnt)
                 ground.cuts += 1
                 mnt = ground.mount()
             until(lambda: not ground.running(mnt), 120)
-            return _told(ground, mnt, "cuts")
+            ground.close_batch(mnt)
+            return _told(ground, "cuts")
         finally:
             ground.mounts.close()
 
 
-def _told(ground: Field, mnt: Path, what: str) -> tuple[bool, str]:
-    faults = ground.faults(mnt)
-    calls = sum(len(turn) for plan in ground.plans.values() for turn in plan)
-    unknown = sum(read(mnt, pid, "events").count('"error":"interrupted') for pid in ground.plans)
+def _told(ground: Field, what: str) -> tuple[bool, str]:
+    agents = ground.batches * AGENTS
     line = (
-        f"{ground.cuts} {what}, {len(ground.plans)} agents, {calls} calls, {unknown} of them with "
-        f"an unknown outcome; {len(faults)} faults"
+        f"{ground.cuts} {what}, {agents} agents, {ground.calls} calls, {ground.unknown} of them "
+        f"with an unknown outcome; {len(ground.found)} faults"
     )
-    return not faults, "; ".join([line, *faults[:5]])
+    return not ground.found, "; ".join([line, *ground.found[:5]])
 
 
 def _kill(ground: Field, mnt: Path) -> None:
@@ -221,12 +232,14 @@ def worker(kills: int, seed: int) -> tuple[bool, str]:
                 model = provider_.model_of
                 while ground.cuts < kills:
                     if not ground.running(mnt):
+                        ground.close_batch(mnt)
                         ground.start(mnt, model)
                         provider_.serve(ground.directory)
                     ground.cuts += _kill_worker(ground, mnt)
                 until(lambda: not ground.running(mnt), 240)
+                ground.close_batch(mnt)
                 refused = provider_.refused()
-            held, line = _told(ground, mnt, "kills of the worker")
+            held, line = _told(ground, "kills of the worker")
             return held and not refused, f"{line}; {len(refused)} requests refused"
         finally:
             ground.mounts.close()
@@ -259,7 +272,10 @@ def main() -> int:
         began = time.monotonic()
         ok, line = SCENES[name](options.kills or COUNTS[name], options.seed)
         took = time.monotonic() - began
-        print(f"{'held' if ok else 'BROKEN'} {name} (seed {options.seed}, {took:.0f} s): {line}")
+        print(
+            f"{'held' if ok else 'BROKEN'} {name} (seed {options.seed}, {took:.0f} s): {line}",
+            flush=True,
+        )
         held = held and ok
     return 0 if held else 1
 

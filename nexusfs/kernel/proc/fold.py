@@ -19,8 +19,8 @@ def extend(process: "Process", message: Message) -> None:
     So no step has to go through the transcript: the calls without a result, the ids in use and
     the rounds since the last input are known at any length.
     """
-    process.transcript.append(message)
-    process.messages.append(_line(message))
+    process._transcript.append(message)
+    process._messages.append(_line(message))
     role = message["role"]
     if role == "tool":
         if process.open is not None:
@@ -31,7 +31,7 @@ def extend(process: "Process", message: Message) -> None:
     if role != "assistant":
         return
     if message.get("content"):
-        process.stdout.append(message["content"].encode("utf-8", "replace") + b"\n")
+        process._stdout.append(message["content"].encode("utf-8", "replace") + b"\n")
     calls = message.get("tool_calls")
     if calls:
         process.rounds += 1

@@ -66,9 +66,14 @@ class Process:
         "_append",
         "_changed_at_ns",
         "_ending",
+        "_events",
         "_go",
         "_mail_waiter",
+        "_messages",
+        "_stdout",
+        "_transcript",
         "_turn",
+        "_unread",
         "agent_id",
         "asked_again",
         "begun",
@@ -79,7 +84,6 @@ class Process:
         "cred",
         "dropped",
         "ended_at",
-        "events",
         "exit_code",
         "halting",
         "host",
@@ -87,7 +91,6 @@ class Process:
         "intents",
         "kept_from",
         "mail",
-        "messages",
         "nice",
         "open",
         "parent_pid",
@@ -102,9 +105,7 @@ class Process:
         "started_at",
         "started_ns",
         "state",
-        "stdout",
         "summary",
-        "transcript",
         "trouble",
         "turns",
         "version",
@@ -129,11 +130,12 @@ class Process:
         self.children: frozenset[int] | set[int] = NO_CHILDREN
         self.counts = Counts()
         self.turns = 0
-        self.transcript: list[Message] = []
+        self._transcript: list[Message] = []
         self.mail: list[str] = []
-        self.events = Log()
-        self.stdout = Log(keeps_live=True)
-        self.messages = Log()
+        self._events = Log()
+        self._stdout = Log(keeps_live=True)
+        self._messages = Log()
+        self._unread: Callable[[], list[bytes]] | None = None
         self.scope = trio.CancelScope()
         self.started_at = self.ended_at = ""
         self.started_ns = 0
@@ -168,6 +170,48 @@ class Process:
         if isinstance(self.children, set):
             self.children.discard(pid)
 
+    # -- the journal, read when it is asked for
+
+    def leave_unread(self, read: Callable[[], list[bytes]]) -> None:
+        """Says that the journal was not read, but for what the process shows in its status."""
+        self._unread = read
+
+    def _read(self) -> None:
+        """Folds the whole journal, from the start."""
+        if self._unread is None:
+            return
+        lines, self._unread = self._unread(), None
+        self.counts = Counts()
+        self.turns = self.rounds = 0
+        self.warnings = tuple(json.loads(lines[0])["warnings"])
+        for line in lines:
+            self.apply(json.loads(line), line)
+        self.close_streams()
+
+    @property
+    def events(self) -> Log:
+        """All that happened to it."""
+        self._read()
+        return self._events
+
+    @property
+    def stdout(self) -> Log:
+        """What the model said."""
+        self._read()
+        return self._stdout
+
+    @property
+    def messages(self) -> Log:
+        """The transcript, as JSON Lines."""
+        self._read()
+        return self._messages
+
+    @property
+    def transcript(self) -> list[Message]:
+        """The transcript."""
+        self._read()
+        return self._transcript
+
     # -- the fold
 
     def record(self, kind: str, **fields: Any) -> None:
@@ -178,6 +222,7 @@ class Process:
         """
         if self.state.ended and kind != "state":
             raise DisconnectedError(f"process {self.pid} has ended")
+        self._read()  # before a line is added that it would read too
         event = {"time": now_iso(), "type": kind, **fields}
         try:
             line = to_json(event)
@@ -201,10 +246,14 @@ class Process:
 
     def apply(self, event: dict[str, Any], line: bytes) -> None:
         """Folds one event, live or from the journal, into the state."""
-        self.events.append(line + b"\n")
+        self._events.append(line + b"\n")
         message = event.get("message")
         if isinstance(message, dict):
             extend(self, message)
+        self.fold(event)
+
+    def fold(self, event: dict[str, Any]) -> None:
+        """What an event does to the state, but for events and transcript."""
         fold = FOLDS.get(event["type"])
         if fold is not None:
             fold(self, event)
@@ -236,7 +285,20 @@ class Process:
     def end(self, state: ProcState, exit_code: int, reason: str, result: str) -> None:
         """Records the end; one record, so that a crash cannot leave half of it."""
         self.check_move(state)
-        self.record("exit", state=state, exit_code=exit_code, reason=reason, result=result)
+        self.record(
+            "exit", state=state, exit_code=exit_code, reason=reason, result=result,
+            totals=self.totals(),
+        )  # fmt: skip
+
+    def totals(self) -> dict[str, Any]:
+        """What status shows of an ended process and only the whole journal would say."""
+        used = self.counts.usage
+        return {
+            "ppid": self.parent_pid, "nice": self.nice, "warnings": list(self.warnings),
+            "turns": self.turns, "model_calls": self.counts.model_calls,
+            "tool_calls": self.counts.tool_calls, "input_tokens": used.input_tokens,
+            "output_tokens": used.output_tokens, "cost_usd": used.cost_usd,
+        }  # fmt: skip
 
     def info(self) -> ProcessInfo:
         """An immutable snapshot."""
@@ -254,7 +316,7 @@ class Process:
 
     def close_streams(self) -> None:
         """Ends all streams and wakes all who wait for the end."""
-        for log in (self.stdout, self.messages, self.events, self.ending):
+        for log in (self._stdout, self._messages, self._events, self.ending):
             log.close()
 
     # -- messages

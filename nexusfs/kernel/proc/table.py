@@ -36,7 +36,7 @@ from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
 from nexusfs.kernel.proc.process import Host, Process
-from nexusfs.kernel.proc.rebuild import folded
+from nexusfs.kernel.proc.rebuild import restored
 from nexusfs.kernel.proc.rights import may_use
 from nexusfs.kernel.proc.spawning import AgentLoader, ProcSettings, Spawning
 
@@ -136,9 +136,7 @@ class ProcessTable(Spawning):
         """Folds the journal into processes; runs nothing yet."""
         for pid in self._journal.pids():
             try:
-                lines = self._journal.read(pid)
-                if lines:
-                    self._processes[pid] = folded(self._journal, self.host, pid, lines)
+                self._processes[pid] = restored(self._journal, self.host, pid)
             except (ValueError, KeyError, TypeError, KernelError):
                 log.exception("the journal of agent %d cannot be read; it is not listed", pid)
         for process in self._processes.values():

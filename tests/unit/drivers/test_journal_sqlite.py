@@ -187,6 +187,20 @@ def test_a_crash_between_fold_and_new_log_leaves_no_line_twice(tmp_path: Path) -
     again.close()
 
 
+@pytest.mark.parametrize("folds", [0, 1, 2])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_the_edges_are_the_first_line_and_the_last_two(
+    journal: SqliteJournal, folds: int, count: int
+) -> None:
+    lines = [b'{"n": %d}' % n for n in range(count)]
+    for number, line in enumerate(lines):
+        journal.append(2, line)
+        if number < folds:
+            fold(journal)
+
+    assert journal.edges(2) == (lines[0], lines[-2:])
+
+
 def test_a_forgotten_process_stays_forgotten_when_the_log_is_folded(
     db: Database, journal: SqliteJournal
 ) -> None:

@@ -94,6 +94,30 @@ async def test_a_restored_table_shows_the_same_byte_for_byte(
     assert shown(restored(journal)) == shown(idle)
 
 
+async def test_the_journal_of_an_ended_agent_is_read_when_its_events_are_asked_for(
+    idle: ProcessTable, journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await busy_table(idle)
+    ended = {process.pid for process in idle if process.state.ended}
+    reads: list[int] = []
+    whole = journal.read
+
+    def read(pid: int) -> list[bytes]:
+        reads.append(pid)
+        return whole(pid)
+
+    monkeypatch.setattr(journal, "read", read)
+
+    table = restored(journal)
+    texts = {pid: proc_render.status(table.get(pid)) for pid in ended}
+    before = set(reads)
+    events = {pid: bytes(table.get(pid).events.data) for pid in ended}
+
+    assert ended and not ended & before and ended <= set(reads)
+    assert texts == {pid: proc_render.status(idle.get(pid)) for pid in ended}
+    assert events == {pid: bytes(idle.get(pid).events.data) for pid in ended}
+
+
 async def test_restoring_writes_nothing(idle: ProcessTable, journal: MemoryJournal) -> None:
     await busy_table(idle)
     before = {pid: list(lines) for pid, lines in journal.lines.items()}

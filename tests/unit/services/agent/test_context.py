@@ -239,7 +239,7 @@ async def test_the_work_of_a_prompt_does_not_grow_with_the_transcript() -> None:
             return found
 
     talk = Talk(Windowed(window=2000))
-    talk.process.transcript = Counted(talk.process.transcript)
+    talk.process._transcript = Counted(talk.process.transcript)
     reads = []
     for _ in range(300):
         before = Counted.reads
