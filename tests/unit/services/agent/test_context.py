@@ -7,7 +7,7 @@ import pytest
 
 from nexusfs.contracts.agent import AgentLoopConfig, StepAction
 from nexusfs.contracts.errors import ModelError
-from nexusfs.contracts.model import Message, ModelCall, ModelReply, Usage
+from nexusfs.contracts.model import Message, ModelCall, ModelReply, ScriptedModel, Usage
 from nexusfs.kernel.proc.process import Process
 from nexusfs.services.agent.context import Context, tokens_of
 from nexusfs.services.agent.loop import Loop, Ports, agent_step
@@ -220,6 +220,18 @@ async def test_an_agent_that_resumes_sends_the_prompt_that_it_would_have_sent() 
     await agent_step(again, model, BareDispatcher(*Workshop().tools), config=SMALL)
 
     assert model.prompts[-1] == talk.model.prompts[-1]
+
+
+async def test_nothing_empty_goes_to_a_provider_that_would_refuse_it() -> None:
+    process = Process(2, 1, ALICE.as_agent(2), spec(), lambda *_: None)
+    process.record("state", **{"from": "created", "to": "running"})
+    model = ScriptedModel({"content": None}, says("ok"))
+    for text in ("", "and now?"):
+        process.post(text, "stdin")
+        await agent_step(process, model, BareDispatcher())
+
+    assert [m["content"] for m in model.calls[-1].messages] == ["(empty)", "(empty)", "and now?"]
+    assert fault_of({"model": "m", "messages": model.calls[-1].messages}) is None
 
 
 async def test_the_estimate_is_from_above_for_text_as_it_is() -> None:
