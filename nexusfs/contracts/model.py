@@ -58,6 +58,8 @@ class ModelCall:
         tools: list of {"type": "function", "function": {name, description, parameters}}.
         settings: litellm's call options (temperature, api_base, max_tokens, …); never a key.
         fallback_models: tried in order when `model` failed for good by a retryable cause.
+        conversation: names the conversation that the messages are of, if a later call will begin
+            with the same ones; a message of it is never changed.
     """
 
     model: str
@@ -65,6 +67,7 @@ class ModelCall:
     tools: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     fallback_models: tuple[str, ...] = ()
+    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def extend(process: "Process", message: Message) -> None:
     the rounds since the last input are known at any length.
     """
     process._transcript.append(message)
-    process._messages.append(_line(message))
+    process._messages.append(line_of(message) + b"\n")
     role = message["role"]
     if role == "tool":
         if process.open is not None:
@@ -40,11 +40,13 @@ def extend(process: "Process", message: Message) -> None:
         process.call_ids.update(process.open)
 
 
-def _line(message: Message) -> bytes:
+def line_of(value: dict[str, Any]) -> bytes:
+    """A value as one line of JSON, without its end; lone surrogates of a provider become `?`."""
     try:
-        return to_json(message) + b"\n"
-    except ValueError:  # a lone surrogate
-        return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        return to_json(value)
+    except ValueError:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
 
 
 def _spawn(process: "Process", event: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
 from nexusfs.contracts.times import ns_of
 from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
-from nexusfs.kernel.proc.fold import FOLDS, extend
+from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
 from nexusfs.kernel.proc.rights import Rights
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
 from nexusfs.kernel.sched import Slots
@@ -227,7 +227,7 @@ class Process:
         try:
             line = to_json(event)
         except ValueError:  # a lone surrogate of a provider: memory is what the journal says
-            line = json.dumps(event, ensure_ascii=False).encode("utf-8", "replace")
+            line = line_of(event)
             event = json.loads(line)
         self._append(self.pid, line)
         self.apply(event, line)
@@ -367,9 +367,7 @@ class Process:
         """A piece of live model text."""
         self.stdout.push_live(text.encode("utf-8", "replace"))
         delta = {"time": now_iso(), "type": "text_delta", "text": text}
-        self.events.push_live(
-            json.dumps(delta, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        )
+        self.events.push_live(line_of(delta) + b"\n")
 
     def unsay(self) -> None:
         """Takes the live text back."""

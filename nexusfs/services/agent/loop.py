@@ -145,8 +145,9 @@ class Loop:
         with process.waiting_for("model"):
             messages = await self._context.prompt(system, tools, self._summarise)
             call = ModelCall(
-                spec.model, messages, functions, spec.model_settings, spec.fallback_models
-            )
+                spec.model, messages, functions, spec.model_settings, spec.fallback_models,
+                str(process.pid),
+            )  # fmt: skip
             process.record("model_call", model=spec.model, messages=len(messages))
             return await self._ports.models.complete(call, Observer(process))
 
