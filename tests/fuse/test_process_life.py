@@ -136,15 +136,17 @@ def test_a_detached_child_lives_on_with_the_kernel_as_its_parent(mnt: Path, tmp_
 # -- slots
 
 
-def hang(mnt: Path, tmp_path: Path) -> int:
-    return play(mnt, tmp_path / "hang", {"hang": True})
+def full(mnt: Path, tmp_path: Path) -> tuple[int, int]:
+    """Two agents that hold the two slots for ever."""
+    pids = [play(mnt, tmp_path / "hang", {"hang": True}) for _ in range(2)]
+    until(lambda: [wchan(mnt, pid) for pid in pids] == ["model"] * 2)
+    return pids[0], pids[1]
 
 
 def test_who_gets_no_slot_waits_for_one_and_goes_on_when_there_is_one(
     tight: Path, tmp_path: Path
 ) -> None:
-    first, second = hang(tight, tmp_path), hang(tight, tmp_path)
-    until(lambda: [wchan(tight, pid) for pid in (first, second)] == ["model"] * 2)
+    first, second = full(tight, tmp_path)
 
     third = spawn(tight, task="hello")
     until(lambda: wchan(tight, third) == "slot")
@@ -155,7 +157,7 @@ def test_who_gets_no_slot_waits_for_one_and_goes_on_when_there_is_one(
 
 
 def test_a_paused_agent_holds_no_slot_and_takes_none(tight: Path, tmp_path: Path) -> None:
-    first, second = hang(tight, tmp_path), hang(tight, tmp_path)
+    first, second = full(tight, tmp_path)
     third = spawn(tight, task="hello")
     until(lambda: wchan(tight, third) == "slot")
     ctl(tight, third, "stop")
@@ -219,6 +221,14 @@ def test_the_hash_of_a_checkpoint_is_the_reply(mnt: Path) -> None:
     assert len(said.strip()) == 64
     assert set(listed.split()) == {said.strip(), "index.json"}
     assert "T (paused)" in read(mnt, pid, "status")
+
+
+def test_the_command_line_prints_the_hash_too(mnt: Path, mounts: Mounts) -> None:
+    pid = idle(mnt, name="printed")
+
+    done = mounts.run("kill", "-s", "checkpoint", str(pid), env={"NEXUSFS_MNT": str(mnt)})
+
+    assert (mnt / f"proc/{pid}/checkpoints" / done.stdout.strip()).is_file()
 
 
 def test_a_checkpoint_copied_to_another_store_goes_on_there(mnt: Path, own: Mounts) -> None:
