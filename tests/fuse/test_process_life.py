@@ -109,6 +109,23 @@ def test_a_whole_tree_ends_in_the_middle_of_streams_and_tools(
     assert children_of(daemon(mnt)) == []
 
 
+def test_a_tool_that_somebody_runs_as_an_agent_ends_with_it(mnt: Path) -> None:
+    pid = idle(mnt)
+    note = {"seconds": 60, "note": "/borrowed"}
+    seen: list[tuple[str, str]] = []
+    thread = threading.Thread(
+        target=lambda: seen.append(request(mnt / f"proc/{pid}/dispatch/linger", note))
+    )
+    thread.start()
+    until(lambda: running_tools(mnt) == 1)
+
+    ctl(mnt, pid, "kill")
+    thread.join(PATIENCE_S)
+
+    assert seen[0][0] == "ESRCH" and "its tools are gone" in seen[0][1]
+    assert (mnt / "borrowed").read_text() == "cancelled\n"
+
+
 def test_the_history_of_an_agent_killed_in_a_tool_is_whole(mnt: Path, tmp_path: Path) -> None:
     pid = lingering(mnt, tmp_path, 60)
 

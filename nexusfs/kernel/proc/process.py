@@ -4,9 +4,10 @@ Concurrency: everything here runs in the trio thread, and nothing suspends but t
 methods that say so; between suspensions the fields agree with the journal.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic_core import to_json
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError
+from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError, NoProcessError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
 from nexusfs.contracts.times import ns_of
@@ -66,6 +67,7 @@ class Process:
         "_append",
         "_changed_at_ns",
         "_ending",
+        "_errands",
         "_events",
         "_go",
         "_mail_waiter",
@@ -154,6 +156,7 @@ class Process:
         self._append = append
         self._changed_at_ns = now_ns()
         self._ending: Log | None = None
+        self._errands: set[trio.CancelScope] | None = None
         self._go: trio.Event | None = None
         self._mail_waiter: trio.lowlevel.Task | None = None
         self._turn: Turn | None = None
@@ -409,6 +412,31 @@ class Process:
     def waiting_for(self, what: str) -> "Waiting":
         """Shows `what` in wchan while entered."""
         return Waiting(self, what)
+
+    @contextlib.contextmanager
+    def errand(self) -> Iterator[None]:
+        """A block in which somebody else does something in the name of this process.
+
+        NoProcessError ESRCH when the process has ended, or ends meanwhile: the block is cut off.
+        """
+        scope = trio.CancelScope()
+        if not self.state.ended:
+            self._errands = self._errands or set()
+            self._errands.add(scope)
+            try:
+                with scope:
+                    yield
+            finally:
+                self._errands.discard(scope)
+            if not scope.cancelled_caught:
+                return
+        raise NoProcessError(f"agent {self.pid} has ended: its tools are gone")
+
+    def cancel(self) -> None:
+        """Cuts off the program, and all that is done in the name of the process."""
+        self.scope.cancel()
+        for scope in self._errands or ():
+            scope.cancel()
 
     def turn_scope(self) -> "Turn":
         """One turn, which `interrupt` can drop."""

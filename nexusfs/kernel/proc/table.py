@@ -265,7 +265,7 @@ class ProcessTable(Spawning):
         return subtree
 
     def _end_one(self, process: Process, outcome: Outcome) -> None:
-        process.scope.cancel()
+        process.cancel()
         process.journal_if_possible()
         context = self._end_context(process, outcome)
         if context is not None:
