@@ -6,7 +6,7 @@ from tests.torture.agents import SCENES
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
-SLICES = {"kill": 6, "umount": 3, "worker": 1, "provider": 20}
+SLICES = {"kill": 4, "umount": 2, "worker": 1, "provider": 8}
 
 
 @pytest.mark.parametrize("scene", SCENES)

@@ -44,6 +44,10 @@ class AttemptError(ModelError):
         self.retry_after_s = retry_after_s
 
 
+class WorkerDiedError(AttemptError):
+    """The worker ended in the middle of the attempt, by no fault of the provider."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """How the worker process is started.
@@ -227,7 +231,7 @@ class _Connection:
         for pending in self.calls.values():
             if not pending.done.is_set():
                 pending.fail(
-                    AttemptError(f"the model worker {how}", kind="connection", retryable=True)
+                    WorkerDiedError(f"the model worker {how}", kind="connection", retryable=True)
                 )
 
 
