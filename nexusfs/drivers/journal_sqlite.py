@@ -14,6 +14,7 @@ import contextlib
 import logging
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from nexusfs.contracts.errors import KernelError, NoSpaceError
 from nexusfs.drivers.journal_log import RecordLog
@@ -34,6 +35,8 @@ BLOCK_BYTES = 256 << 10
 """Lines in one row of a compacted journal."""
 MANY_ROWS = 64
 """A journal in more rows is written anew in blocks when it is read."""
+ROWS_AT_ONCE = 100
+"""In one statement; SQLite takes 32,766 values, before 3.32 it took 999."""
 LINE, FORGET, PID = 0, 1, 2
 """Kinds of records: a line, a process that is no longer listed, a pid that was given."""
 
@@ -151,16 +154,26 @@ class SqliteJournal:
         _maintain(self._db)
 
     def _fold_rows(self) -> None:
+        rows: list[tuple[int, bytes]] = []
         for pid, lines in self._recent.items():
-            self._db.run("INSERT INTO process VALUES (?, 0) ON CONFLICT (pid) DO NOTHING", (pid,))
             first = self._next[pid] - len(lines)
-            self._db.run("INSERT INTO line VALUES (?, ?)", (pid << 32 | first, _row_of(lines)))
+            rows.append((pid << 32 | first, _row_of(lines)))
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            self._insert("INSERT INTO line VALUES ", "(?, ?)", [v for row in some for v in row])
+            pids = [key >> 32 for key, _ in some]
+            self._insert("INSERT OR IGNORE INTO process VALUES ", "(?, 0)", pids)
         for pid in self._forgotten:
             self._db.run("UPDATE process SET forgotten = 1 WHERE pid = ?", (pid,))
         self._db.run(
             "INSERT INTO counter VALUES ('pid', ?) ON CONFLICT (name) DO UPDATE SET value = ?",
             (self._last_pid, self._last_pid),
         )
+
+    def _insert(self, into: str, row: str, values: list[Any]) -> None:
+        """One statement for many rows: each costs SQLite's wrapper 20 µs."""
+        count = len(values) // row.count("?")
+        self._db.run(into + ", ".join([row] * count), values)
 
     # -- the rows
 

@@ -124,7 +124,7 @@ def provider(calls: int, seed: int) -> tuple[bool, str]:
         turns = {"minute": MINUTE, **{word: turn for word, (turn, _) in TROUBLE.items()}}
         far.play({"conversations": [_conversation(w, t) for w, t in turns.items()]})
         try:
-            environment = {"NEXUSFS_SLOTS_PER_OWNER": str(AT_ONCE), "NEXUSFS_RETAIN_COUNT": "100",
+            environment = {"NEXUSFS_SLOTS_PER_OWNER": str(AT_ONCE), "NEXUSFS_RETAIN_COUNT": "2000",
                            "OPENAI_API_KEY": "sk-x"}  # fmt: skip
             mnt = mounts.mount(env=environment)
             faults = _rounds(mnt, far, chance, min(WARM, calls))
