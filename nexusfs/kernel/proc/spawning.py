@@ -13,6 +13,7 @@ from nexusfs.contracts.errors import (
     InvalidError,
     NoProcessError,
     NotFoundError,
+    NotPermittedError,
 )
 from nexusfs.contracts.hooks import SpawnContext
 from nexusfs.contracts.proc import KERNEL_PID, ProcessInfo
@@ -203,10 +204,10 @@ class Spawning(Verbs):
 
         NoProcessError ESRCH, NotPermittedError EPERM.
         """
-        if parent_pid in (KERNEL_PID, cred.agent_pid) and not (
-            parent_pid == KERNEL_PID and cred.agent_pid
-        ):
+        if parent_pid == (cred.agent_pid or KERNEL_PID):
             return cred
+        if parent_pid == KERNEL_PID:
+            raise NotPermittedError("what an agent starts is its own child, or its descendants'")
         parent = self.get(parent_pid)
         self.check_owner(cred, parent)
         return parent.cred
