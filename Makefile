@@ -1,6 +1,6 @@
 # Each target does its own set-up; `make help` lists them.
 .POSIX:
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test torture lint format bench lock clean
 BIN = .venv/bin
 
 help: ## this list
@@ -13,6 +13,10 @@ demo: ## mount a store, run an agent and a tool by echo, remount, and see it all
 test: ## every test, on a real mount too; ARGS= goes to pytest
 	@scripts/setup.sh test
 	$(BIN)/pytest -q tests $(ARGS)
+
+torture: ## the long tests of ordinary files, as root; PJDFSTEST=DIR FSX=PATH name what no package has
+	@scripts/setup.sh test
+	$(BIN)/python -m tests.torture $(ARGS)
 
 lint: ## format, ruff, mypy --strict, import-linter
 	@scripts/setup.sh

@@ -1,5 +1,6 @@
 """Between the kernel's attributes and pyfuse3's."""
 
+import stat
 import time
 
 import pyfuse3
@@ -26,6 +27,22 @@ def entry(node: Node, st: Stat) -> pyfuse3.EntryAttributes:
     attr.st_atime_ns = st.atime_ns
     attr.st_mtime_ns = st.mtime_ns
     attr.st_ctime_ns = st.ctime_ns
+    return attr
+
+
+def absent(parent: Node) -> pyfuse3.EntryAttributes:
+    """That a name does not exist, and for how long Linux may believe it."""
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = 0
+    attr.entry_timeout = parent.entry_ttl_s
+    return attr
+
+
+def directory(ino: int) -> pyfuse3.EntryAttributes:
+    """What a listing says of `.` and `..`: number and type."""
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = ino
+    attr.st_mode = stat.S_IFDIR
     return attr
 
 

@@ -5,6 +5,7 @@ the model worker unread.
 """
 
 import ctypes
+import gc
 import json
 import logging
 import logging.handlers
@@ -70,6 +71,17 @@ def main() -> int:
     return 0
 
 
+def _calm_the_collector() -> None:
+    """Makes the garbage collector look less often, and never at what boot has made.
+
+    The tree in memory is hundreds of thousands of objects that live; looking through them took a
+    quarter of the time of making small files. Few things here are in cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 def _hide_memory() -> None:
     """Keeps processes of the same user from this one's memory and descriptors (the keys' memfd).
 
@@ -98,6 +110,7 @@ async def _run(options: DaemonOptions, config: Config) -> None:
     )
     async with running_kernel(boot) as kernel:
         kernel.on_reload.append(lambda config: logging.getLogger().setLevel(config.log_level))
+        _calm_the_collector()
         degraded = [f"{name} is {state}" for name, state in kernel.services.items() if ":" in state]
         await serve(kernel, mounting, lambda: _tell(options.ready_fd, "\n".join(["ok", *degraded])))
 

@@ -45,7 +45,7 @@ class Invalidator:
     def changed(self, change: Changed) -> None:
         """Queues what Linux should forget. Returns at once."""
         ino = change.node.ino
-        if change.door != "fuse" and self._inodes.knows(ino):
+        if self._inodes.knows(ino):
             self._queued += 1
             self._queue.put((ino, change.name))
 

@@ -78,7 +78,7 @@ async def _serve(
     kernel.gauges["known_inodes"] = lambda: len(operations.inodes)
     invalidator = Invalidator(operations.inodes)
     invalidator.start()
-    kernel.watch.listen(invalidator.changed, invalidator.settled)
+    kernel.watch.listen(invalidator.changed, invalidator.settled, door="fuse")
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(_handle_signals, kernel, operations)

@@ -67,10 +67,12 @@ async def running_kernel(options: BootOptions) -> AsyncIterator[Kernel]:
     store = open_store(options.store)
     try:
         cred = own_credentials()
-        backing = Backing(StoreFS(store).root, store.journal, store.calls, cred.uid, cred.gid)
+        files = StoreFS(store)
+        backing = Backing(files.root, store.journal, store.calls, cred.uid, cred.gid)
         kernel = Kernel(options.config, options.config_path, backing)
         await populate(kernel.syscalls, cred)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(files.write_back.run)
             await _Services(kernel, options, nursery).start()
             kernel.run_in(nursery)
             try:

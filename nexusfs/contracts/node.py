@@ -15,8 +15,10 @@ from nexusfs.contracts.errors import (
     InvalidError,
     NoDataError,
     NotDirectoryError,
+    NotFoundError,
     NotPermittedError,
     UnavailableError,
+    UnknownToolError,
 )
 
 NAME_MAX = 255
@@ -32,9 +34,12 @@ POLLIN, POLLOUT, POLLERR, POLLHUP = 0x001, 0x004, 0x008, 0x010
 """Source: asm-generic/poll.h."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stat:
-    """The attributes of one inode; times in ns since 1970, sizes in bytes, blocks of 512 bytes."""
+    """The attributes of one inode; times in ns since 1970, sizes in bytes, blocks of 512 bytes.
+
+    Never changed in place; not frozen, for that takes three times as long to make.
+    """
 
     ino: int
     mode: int
@@ -82,9 +87,12 @@ class Change:
     touch: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewNode:
-    """What a new inode starts with; `mode` includes the type bits (S_IFREG, S_IFDIR, …)."""
+    """What a new inode starts with; `mode` includes the type bits (S_IFREG, S_IFDIR, …).
+
+    Never changed in place.
+    """
 
     mode: int
     uid: int
@@ -194,6 +202,15 @@ class Node:
         """The node of one name. NotFoundError ENOENT, NotDirectoryError ENOTDIR."""
         raise NotDirectoryError("not a directory")
 
+    async def find(self, cred: Credentials, name: bytes) -> "Node | None":
+        """As `lookup`, but None for a name that does not exist and could be made."""
+        try:
+            return await self.lookup(cred, name)
+        except UnknownToolError:
+            raise
+        except NotFoundError:
+            return None
+
     async def entries(self, cred: Credentials) -> list[DirEntry]:
         """All names but . and .., in a stable order."""
         raise NotDirectoryError("not a directory")
@@ -249,6 +266,9 @@ class Node:
         """Removes one extended attribute. NoDataError ENODATA."""
         raise NoDataError("no such attribute")
 
+    async def admit(self) -> None:
+        """Suspends while the filesystem has too much to write back; before a change's checks."""
+
     async def sync(self) -> None:
         """Returns when the filesystem's acknowledged changes are on disk."""
 
@@ -257,9 +277,9 @@ class Node:
         return StatFs(bsize=4096, blocks=0, bfree=0, bavail=0, files=0, ffree=0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class At:
-    """One name in a directory that is already known."""
+    """One name in a directory that is already known. Never changed in place."""
 
     parent: Node
     name: bytes
@@ -271,11 +291,7 @@ Where = str | bytes | At | Node
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Content or attributes of `node`, or the name `name` in the directory `node`, changed.
-
-    `door` is where the change came from: the mount knows of its own ones already.
-    """
+    """Content or attributes of `node`, or the name `name` in the directory `node`, changed."""
 
     node: Node
     name: bytes | None
-    door: str

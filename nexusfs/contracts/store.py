@@ -1,16 +1,16 @@
 """The ports of the store: metadata, blobs, the agents' journal and the log of calls.
 
-A port is synchronous: SQLite answers in microseconds, a hop to a thread costs 360 of them.
-Only `SyncTicket.wait` may take milliseconds, and it alone may run in another thread.
+A port is synchronous: memory and SQLite answer in microseconds, a hop to a thread costs 360 of
+them. What may take milliseconds says "blocks", and it alone may run in another thread.
 
 Acknowledged means that a method has returned: the effect then survives the death of the
 process. Durable means that it survives a power cut, and takes `sync`.
 
-One method of `MetaStore` is one transaction. A driver may gather several transactions in one
-commit, as long as what it acknowledged survives the process (an operation journal).
+One method of `MetaStore` is one transaction. A store keeps what was acknowledged in memory and
+in a journal, and moves it to where it rests now and then: a flush. `Store.backlog` says how much
+waits; who writes faster than the flush should wait while it is 1 or more.
 """
 
-import hashlib
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,11 +37,12 @@ class BlobRef:
     place: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Extent:
     """Bytes [start, start + length) of a file; exactly one of `data` and `blob` is set.
 
-    `offset` is where the extent begins inside the blob.
+    `offset` is where the extent begins inside the blob. Never changed in place; not frozen,
+    for that takes three times as long to make.
     """
 
     start: int
@@ -56,18 +57,43 @@ class Extent:
         return self.start + self.length
 
 
-def digest_of(algorithm: str, data: bytes | memoryview) -> bytes:
-    """The digest of `data`; `algorithm` is a name that hashlib knows."""
-    return hashlib.new(algorithm, data, usedforsecurity=False).digest()
+@dataclass(frozen=True, slots=True)
+class Unsynced:
+    """What a blob store has not made durable: new descriptors to fdatasync and close.
+
+    `until` is the blob store's own count of what they cover; `area` is the first part of it that
+    may still take blobs, for `reclaim`.
+    """
+
+    fds: list[int]
+    until: int
+    area: int = 0
+
+
+class Living(Protocol):
+    """Who knows which blobs are named, by the beginning of their place. Blocks."""
+
+    def bytes_at(self, prefix: str) -> int:
+        """The sum of their sizes."""
+        ...
+
+    def blobs_at(self, prefix: str, most: int) -> list[BlobRef]:
+        """Some of them, at most so many."""
+        ...
 
 
 class BlobStore(Protocol):
     """Immutable byte strings, verified when read.
 
-    `algorithm` is the hash for new blobs; a blob is read with the one in its `BlobRef`.
+    `algorithm` is the hash for new blobs; a blob is read with the one in its `BlobRef`. Every
+    method may be called from any thread.
     """
 
     algorithm: str
+
+    def digest(self, data: bytes) -> bytes:
+        """The name of `data` as a new blob. Blocks for as long as hashing takes."""
+        ...
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Stores `data`, whose digest the caller has computed. NoSpaceError ENOSPC."""
@@ -84,8 +110,20 @@ class BlobStore(Protocol):
         """
         ...
 
-    def dirty_fds(self) -> list[int]:
-        """New descriptors to fdatasync and close, for all that was put since the last call."""
+    def reclaim(self, deleted: Sequence[BlobRef], living: Living, since: Unsynced) -> list[BlobRef]:
+        """Frees the space around blobs that were deleted; blocks.
+
+        Returns live blobs that should be put anew and deleted, so that more can be freed.
+        `living` knows of everything that was put before `since`.
+        """
+        ...
+
+    def unsynced(self) -> Unsynced:
+        """What was put and may not be on disk yet."""
+        ...
+
+    def synced(self, unsynced: Unsynced) -> None:
+        """All of `unsynced` is on disk now."""
         ...
 
     def close(self) -> None:
@@ -108,17 +146,16 @@ class MetaStore(Protocol):
         """Counts committed transactions, for deciding whether there is anything to sync."""
         ...
 
-    @property
-    def maintenance_due(self) -> bool:
-        """True when the log, or the space of dead blobs, has grown enough for a sync."""
-        ...
-
     def getattr(self, ino: int) -> Stat:
         """The attributes of an inode."""
         ...
 
     def lookup(self, parent: int, name: bytes) -> int:
         """The inode of one name. NotFoundError, NotDirectoryError."""
+        ...
+
+    def find(self, parent: int, name: bytes) -> int:
+        """The inode of one name of a directory, 0 when there is none."""
         ...
 
     def readdir(self, ino: int) -> list[DirEntry]:
@@ -168,7 +205,7 @@ class MetaStore(Protocol):
         ...
 
     def touch(self, ino: int, atime_ns: int) -> None:
-        """Sets atime in memory; it is stored with the next change of the inode or sync."""
+        """Sets atime in memory; it is stored with the next flush, and kill -9 may lose it."""
         ...
 
     def extents(self, ino: int, start: int, stop: int) -> list[Extent]:
@@ -178,8 +215,9 @@ class MetaStore(Protocol):
     def write(self, ino: int, extents: Sequence[Extent]) -> Stat:
         """Replaces what the extents cover, grows the file to their end, sets mtime and ctime.
 
-        `extents` touch each other, by start. Each names its blob once more; blobs that are no
-        longer named are queued for `take_dead`.
+        `extents` touch each other, by start. Each names its blob once more; the space of blobs
+        that nothing names any more is freed by a flush. Inline extents may be joined, cut, and
+        turned into blobs later.
         """
         ...
 
@@ -207,61 +245,55 @@ class MetaStore(Protocol):
         """Erases an orphan, at its last close."""
         ...
 
-    def take_dead(self) -> list[BlobRef]:
-        """Blobs that nothing names any more; starts a collection, see `end_collection`."""
-        ...
-
-    def end_collection(self, blobs: BlobStore) -> int:
-        """Deletes what `take_dead` returned and nothing revived; returns how many.
-
-        Only to be called when the state at `take_dead` is durable.
-        """
-        ...
-
-    def flush_atimes(self) -> None:
-        """Stores the access times that `touch` kept in memory."""
-        ...
-
-    def dirty_fds(self) -> list[int]:
-        """New descriptors to fdatasync and close, to make all that is committed durable."""
-        ...
-
-    def checkpoint(self) -> None:
-        """Puts what is committed in its place; to be called when it is durable."""
-        ...
-
     def statfs(self) -> StatFs:
         """Size and use of the disk below."""
         ...
 
-    def close(self) -> None:
-        """Writes what is left in memory and releases the database."""
+
+class SyncTicket(Protocol):
+    """One round of making durable what was acknowledged."""
+
+    def wait(self) -> None:
+        """Blobs first, then the journal that names them, are on disk when it returns. Blocks.
+
+        KernelError EIO when the disk refuses.
+        """
         ...
 
 
-class SyncTicket(Protocol):
-    """One round of making things durable; `wait` blocks and may run in any thread.
+class FlushRound(Protocol):
+    """One round of moving what has changed to where it rests; its four steps in order.
 
-    `changes` is what the round covers, `failed` says that the disk refused.
+    A step that was done does nothing. `seal` and `write` block and may run in any thread; `take`
+    and `end` belong in the store's thread. When a step fails, `end` comes next.
     """
 
-    changes: int
-    failed: bool
+    def seal(self) -> None:
+        """Puts inline contents that have grown into blobs. NoSpaceError ENOSPC."""
+        ...
 
-    def wait(self) -> None:
-        """Blobs first, then the metadata that names them, are on disk when it returns."""
+    def take(self) -> None:
+        """Collects what has changed."""
+        ...
+
+    def write(self) -> None:
+        """Stores it, durably, and frees what is dead. NoSpaceError ENOSPC."""
+        ...
+
+    def end(self) -> None:
+        """Notes what came of it; what failed is for the next round."""
         ...
 
 
 class Room(Protocol):
     """Whether the disk lets a store grow."""
 
-    def check(self) -> None:
-        """NoSpaceError ENOSPC when the disk is full: only removals go on then."""
+    def check(self, size_bytes: int = 0) -> None:
+        """NoSpaceError ENOSPC when `size_bytes` more do not fit; only removals go on then."""
         ...
 
     def make(self, *, removing: bool) -> bool:
-        """Frees what is dead after an ENOSPC; True when trying once more is worth it.
+        """Frees what is dead after an ENOSPC; True when trying once more is worth it. Blocks.
 
         For a removal the store's reserve is given up too. A blob that nothing names may be
         gone afterwards, so the caller begins anew.
@@ -287,24 +319,33 @@ class Store(Protocol):
         """Larger contents."""
         ...
 
+    @property
+    def backlog(self) -> float:
+        """How much waits to be flushed: 0 nothing, 1 as much as is good. Cheap."""
+        ...
+
     def begin_sync(self) -> SyncTicket:
         """Starts a round that covers everything acknowledged so far."""
         ...
 
     def end_sync(self, ticket: SyncTicket) -> None:
-        """Frees the blobs that were dead when the round began; after `ticket.wait()`."""
+        """Ends it, after `ticket.wait()` has returned or failed."""
         ...
 
     def sync(self) -> None:
         """Makes everything acknowledged so far durable. Blocks for milliseconds."""
         ...
 
-    def maintain(self) -> None:
-        """Costs one comparison; now and then a sync and a checkpoint. Call it after changes."""
+    def begin_flush(self) -> FlushRound:
+        """Starts a round; one that was under way is finished first, which blocks."""
+        ...
+
+    def flush(self) -> None:
+        """A whole round, here and now. Blocks; NoSpaceError ENOSPC."""
         ...
 
     def close(self) -> None:
-        """Syncs, closes and unlocks."""
+        """Flushes, closes and unlocks."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""rename(2) in SQL: move, replace, exchange; each one transaction."""
+"""rename(2): move, replace, exchange; each one transaction."""
 
 import os
 import stat as _stat
@@ -14,27 +14,31 @@ from nexusfs.contracts.errors import (
 )
 from nexusfs.contracts.node import RENAME_EXCHANGE, RENAME_NOREPLACE
 from nexusfs.contracts.store import ROOT_INO
-from nexusfs.drivers.meta_cache import Attr
-from nexusfs.drivers.meta_inodes import DELETE_EDGE, INSERT_EDGE, UPDATE_EDGE, Inodes, unlinked
+from nexusfs.drivers.meta_attr import Attr
+from nexusfs.drivers.meta_changes import SetEdge, SetInode, TreeChange
+from nexusfs.drivers.meta_state import TreeState
+
+Done = tuple[list[TreeChange], Attr | None]
+"""The changes, and what is left of an inode that was replaced."""
 
 
 class Rename:
     """One call of rename; `source` and `target` are (parent, name)."""
 
     def __init__(
-        self, inodes: Inodes, source: tuple[int, bytes], target: tuple[int, bytes]
+        self, state: TreeState, source: tuple[int, bytes], target: tuple[int, bytes]
     ) -> None:
         """Looks both names up. NotFoundError, NotDirectoryError."""
-        self._inodes = inodes
+        self._state = state
         self._source, self._target = source, target
         for parent, _ in (source, target):
-            inodes.directory(parent)
-        self._moved = inodes.attr(inodes.lookup(*source))
-        existing = inodes.find(*target)
-        self._replaced = inodes.attr(existing) if existing else None
+            state.directory_attr(parent)
+        self._moved = state.attr(state.lookup(*source))
+        existing = state.find(*target)
+        self._replaced = state.attr(existing) if existing else None
 
-    def run(self, flags: int, held: Container[int]) -> Attr | None:
-        """Renames and returns what is left of an inode that was replaced.
+    def changes(self, flags: int, held: Container[int]) -> Done:
+        """What to do; nothing for two names of one inode.
 
         The order of the checks is Linux's, fs/namei.c do_renameat2 and vfs_rename.
         """
@@ -48,10 +52,9 @@ class Rename:
                 raise InvalidError("a directory cannot be exchanged with one below it")
             raise NotEmptyError(f"directory not empty: {os.fsdecode(self._target[1])!r}")
         if replaced is not None and replaced.ino == moved.ino:
-            return None
+            return [], None
         if replaced is not None and exchange:
-            self._exchange(moved, replaced)
-            return None
+            return self._exchange(moved, replaced), None
         self._refuse_replacing()
         return self._move(held)
 
@@ -69,64 +72,55 @@ class Rename:
         while attr.is_dir and directory != attr.ino:
             if directory == ROOT_INO:
                 return False
-            directory = self._inodes.parent(directory)
+            directory = self._state.attr(directory).parent
         return attr.is_dir
 
     def _refuse_replacing(self) -> None:
         if self._replaced is None:
             return
         if self._moved.is_dir:
-            self._inodes.refuse_unempty(self._replaced, self._target[1])
+            self._state.refuse_unempty(self._replaced, self._target[1])
         elif self._replaced.is_dir:
             raise IsDirectoryError(f"is a directory: {os.fsdecode(self._target[1])!r}")
 
-    def _move(self, held: Container[int]) -> Attr | None:
-        inodes, db, now = self._inodes, self._inodes.db, time.time_ns()
-        moved = self._moved.changed(ctime_ns=now)
-        left = unlinked(self._replaced, now) if self._replaced else None
+    def _move(self, held: Container[int]) -> Done:
+        now = time.time_ns()
+        moved = _placed(self._moved, self._target[0], now)
+        done: list[TreeChange] = [SetEdge(*self._source, 0, 0), _edge(self._target, moved)]
+        left = None
+        if self._replaced is not None:
+            left = self._replaced.unlinked(now)
+            done.append(self._state.one_name_less(left, held))
         gained = moved.is_dir - (left.is_dir if left else 0)
-        parents = self._parents(-moved.is_dir, gained, now)
-        edit = None
-        with db:
-            db.run(DELETE_EDGE, self._source)
-            if left is not None:
-                db.run(DELETE_EDGE, self._target)
-                edit = inodes.save_or_erase(left, held)
-            db.run(INSERT_EDGE, (*self._target, moved.ino, _stat.S_IFMT(moved.mode)))
-            inodes.place(moved, self._target[0])
-            for parent in parents:
-                inodes.save(parent)
-        inodes.remember(moved, *parents)
-        if left is not None:
-            inodes.settle(left, edit)
-        inodes.set_name(*self._source, 0)
-        inodes.set_name(*self._target, moved.ino)
-        return left
+        done.append(SetInode(moved))
+        return done + self._parents(-moved.is_dir, gained, now), left
 
-    def _exchange(self, first: Attr, second: Attr) -> None:
-        inodes, db, now = self._inodes, self._inodes.db, time.time_ns()
-        one, two = first.changed(ctime_ns=now), second.changed(ctime_ns=now)
+    def _exchange(self, first: Attr, second: Attr) -> list[TreeChange]:
+        now = time.time_ns()
+        one = _placed(first, self._target[0], now)
+        two = _placed(second, self._source[0], now)
         gained = one.is_dir - two.is_dir
-        parents = self._parents(-gained, gained, now)
-        with db:
-            db.run(UPDATE_EDGE, (one.ino, _stat.S_IFMT(one.mode), *self._target))
-            db.run(UPDATE_EDGE, (two.ino, _stat.S_IFMT(two.mode), *self._source))
-            inodes.place(one, self._target[0])
-            inodes.place(two, self._source[0])
-            for parent in parents:
-                inodes.save(parent)
-        inodes.remember(one, two, *parents)
-        inodes.set_name(*self._target, one.ino)
-        inodes.set_name(*self._source, two.ino)
+        return [
+            _edge(self._target, one),
+            _edge(self._source, two),
+            SetInode(one),
+            SetInode(two),
+            *self._parents(-gained, gained, now),
+        ]
 
-    def _parents(self, lost: int, gained: int, now: int) -> list[Attr]:
+    def _parents(self, lost: int, gained: int, now: int) -> list[TreeChange]:
         """Both parents with new times; `lost` and `gained` are added to their link counts."""
         source, target = self._source[0], self._target[0]
-        here = self._inodes.directory(source)
+        here = self._state.directory_attr(source)
         if source == target:
-            return [here.changed(nlink=here.nlink + lost + gained, mtime_ns=now, ctime_ns=now)]
-        there = self._inodes.directory(target)
-        return [
-            here.changed(nlink=here.nlink + lost, mtime_ns=now, ctime_ns=now),
-            there.changed(nlink=there.nlink + gained, mtime_ns=now, ctime_ns=now),
-        ]
+            return [SetInode(here.listed(lost + gained, now))]
+        there = self._state.directory_attr(target)
+        return [SetInode(here.listed(lost, now)), SetInode(there.listed(gained, now))]
+
+
+def _edge(at: tuple[int, bytes], attr: Attr) -> TreeChange:
+    return SetEdge(*at, attr.ino, _stat.S_IFMT(attr.mode) >> 12)
+
+
+def _placed(attr: Attr, parent: int, now: int) -> Attr:
+    return attr.changed(ctime_ns=now, parent=parent if attr.is_dir else 0)

@@ -1,26 +1,31 @@
-"""SQLite: connection, transactions, and its errors as ours.
+"""SQLite: connection, transactions, and its errors as ours; the dialect of `meta_tables`.
 
-One connection, one writer, in WAL with `synchronous=NORMAL`: a commit writes its frames to the
-WAL file before it returns, so killing the process loses nothing; a power cut may lose the
-latest commits until `dirty_fds` was fdatasync'ed. That is all FULL does beyond NORMAL: it
-syncs the WAL after each commit (https://www.sqlite.org/pragma.html#pragma_synchronous), and
-recovery keeps the longest run of frames with good checksums that ends in a commit
+WAL, one writer. A commit writes its frames to the WAL file before it returns, so killing the
+process loses nothing. With `synchronous=FULL` it also syncs the WAL: a power cut loses nothing
+either. With NORMAL a power cut may lose the latest commits until `sync`, which is all that FULL
+does beyond it (https://www.sqlite.org/pragma.html#pragma_synchronous); recovery keeps the
+longest run of frames with good checksums that ends in a commit
 (https://www.sqlite.org/walformat.html, section 4.3). fdatasync writes the file's length too.
 What remains is the WAL's directory entry: the file is made at open, then the directory is
 synced once; it is not removed before the last close.
 
 `locking_mode=EXCLUSIVE` saves the lock calls of each transaction (62 against 75 µs for a
-create and a write) and needs no shared-memory file; the store's lock file keeps others out.
+small one) and needs no shared-memory file, but allows one connection; the store's lock file
+keeps other processes out.
 
-Concurrency: used by one thread. A descriptor of `dirty_fds` may be synced in another.
+Concurrency: a connection is used by one thread at a time; the caller sees to that. sqlite3 lets
+go of the GIL while a statement runs and takes it again for each: so many rows go into one
+statement, and a thread that stores thousands hardly disturbs the others.
 """
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from nexusfs.contracts.errors import (
     BusyError,
@@ -30,10 +35,12 @@ from nexusfs.contracts.errors import (
     NoSpaceError,
     ReadOnlyError,
 )
-from nexusfs.contracts.node import StatFs
 
 APPLICATION_ID = 0x4E585331
 """Marks the file as ours for file(1): "NXS1"."""
+CHUNKS = (128, 32, 8, 1)
+"""Rows in one statement: few different texts, so that they stay prepared; 128 rows of 15 columns
+are 1,920 parameters of 32,766 (https://www.sqlite.org/limits.html)."""
 SHRINK_PAGES = 64
 """Pages given back by one transaction: its log stays under a small disk's reserve."""
 
@@ -48,36 +55,25 @@ _ERRORS: dict[int, type[KernelError]] = {
 }
 
 
-class Database:
-    """One SQLite file. As a context manager it is one transaction.
+class Connection:
+    """One connection to a SQLite file."""
 
-    A transaction that fails, also in its commit, is rolled back and raises a KernelError.
-    Nothing is checkpointed by itself: the owner calls `checkpoint` at a time that suits it.
-    """
+    def __init__(self, path: Path, pragmas: Sequence[str] = ()) -> None:
+        """Opens or makes the file at `path`.
 
-    def __init__(self, path: Path) -> None:
-        """Opens or makes the file at `path` and its WAL."""
+        psow=0: commits to the log share no sector, so that a power cut during one does not harm
+        another (https://www.sqlite.org/psow.html).
+        """
         self.path = path
-        self.commits = 0
-        self.commits_since_checkpoint = 0
         try:
-            self._conn = sqlite3.connect(path, isolation_level=None, cached_statements=256)
-            for pragma in (
-                "auto_vacuum=INCREMENTAL",  # Only heeded in a new file: `shrink` needs it.
-                "locking_mode=EXCLUSIVE",
-                "journal_mode=WAL",
-                "synchronous=NORMAL",
-                "wal_autocheckpoint=0",
-                "cache_size=-16384",
-                "temp_store=MEMORY",
-            ):
+            self._conn = sqlite3.connect(
+                f"file:{quote(str(path))}?psow=0", uri=True, isolation_level=None,
+                cached_statements=256, check_same_thread=False,
+            )  # fmt: skip
+            for pragma in pragmas:
                 self._conn.execute(f"PRAGMA {pragma}")
-            # Any write makes the WAL file, so that its directory entry can be synced now.
-            self._conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
         except sqlite3.Error as exc:
             raise self._translated(exc) from exc
-        self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-        fsync_directory(path.parent)
 
     def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query, as tuples."""
@@ -93,12 +89,68 @@ class Database:
         except sqlite3.Error as exc:
             raise self._translated(exc) from exc
 
+    def close(self) -> None:
+        """Closes the connection."""
+        try:
+            self._conn.close()
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+
+    def _translated(self, exc: sqlite3.Error) -> KernelError:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        return _ERRORS.get(code, KernelError)(f"{self.path.name}: {exc}")
+
+
+class Database(Connection):
+    """The connection that writes. As a context manager it is one transaction.
+
+    A transaction that fails, also in its commit, is rolled back and raises a KernelError.
+    Nothing is checkpointed by itself: the owner calls `checkpoint` at a time that suits it.
+    """
+
+    def __init__(self, path: Path, *, alone: bool = True, synchronous: str = "NORMAL") -> None:
+        """Opens or makes the file at `path` and its WAL; `alone` when nobody else reads it."""
+        self.commits = 0
+        self.commits_since_checkpoint = 0
+        super().__init__(
+            path,
+            (
+                "auto_vacuum=INCREMENTAL",  # Only heeded in a new file: `shrink` needs it.
+                f"locking_mode={'EXCLUSIVE' if alone else 'NORMAL'}",
+                "journal_mode=WAL",
+                f"synchronous={synchronous}",
+                "wal_autocheckpoint=0",
+                "cache_size=-16384",
+                "temp_store=MEMORY",
+                # Any write makes the WAL file, so that its directory entry can be synced now.
+                f"application_id={APPLICATION_ID}",
+            ),
+        )
+        self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        fsync_directory(path.parent)
+
     def run(self, sql: str, params: Sequence[Any] = ()) -> int:
         """Runs one statement and returns the number of rows changed."""
         try:
             return self._conn.execute(sql, params).rowcount
         except sqlite3.Error as exc:
             raise self._translated(exc) from exc
+
+    def run_many(self, sql: str, one: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Runs `sql`, whose `{}` stands for many of `one` with commas, over all rows.
+
+        For example "INSERT INTO t VALUES {}", "(?, ?)"; the statements have `CHUNKS` rows.
+        """
+        left = iter(rows)
+        chunk = list(islice(left, CHUNKS[0]))
+        while chunk:
+            at = 0
+            for size in CHUNKS:
+                while len(chunk) - at >= size:
+                    text = sql.format(", ".join([one] * size))
+                    self.run(text, list(chain.from_iterable(chunk[at : at + size])))
+                    at += size
+            chunk = list(islice(left, CHUNKS[0]))
 
     def run_alone(self, sql: str, params: Sequence[Any] = ()) -> None:
         """Runs one statement as a transaction of its own; cheaper than `with`."""
@@ -140,10 +192,6 @@ class Database:
             if unused >= before:
                 return  # A file of an older version cannot.
 
-    def dirty_fds(self) -> list[int]:
-        """A new descriptor of the WAL, to fdatasync and close."""
-        return [os.dup(self._wal_fd)]
-
     def sync(self) -> None:
         """Makes all commits durable. Blocks; may run in any thread."""
         try:
@@ -151,33 +199,14 @@ class Database:
         except OSError as exc:
             raise KernelError(f"{self.path.name}: {exc.strerror}") from exc
 
-    def statfs(self) -> StatFs:
-        """Size and use of the disk the file is on."""
-        host = os.statvfs(self.path.parent)
-        return StatFs(
-            bsize=host.f_frsize,
-            blocks=host.f_blocks,
-            bfree=host.f_bfree,
-            bavail=host.f_bavail,
-            files=host.f_files,
-            ffree=host.f_ffree,
-        )
-
     def close(self) -> None:
-        """Checkpoints and closes; the WAL file is removed."""
+        """Checkpoints, if nobody else has it open, and closes; the WAL file is removed then."""
         os.close(self._wal_fd)
-        try:
-            self._conn.close()
-        except sqlite3.Error as exc:
-            raise self._translated(exc) from exc
+        super().close()
 
     def _rollback(self) -> None:
         if self._conn.in_transaction:  # SQLite has already rolled back after some errors.
             self._conn.execute("ROLLBACK")
-
-    def _translated(self, exc: sqlite3.Error) -> KernelError:
-        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        return _ERRORS.get(code, KernelError)(f"{self.path.name}: {exc}")
 
 
 def fsync_directory(path: Path) -> None:

@@ -1,44 +1,66 @@
-"""A store in a local directory: lock, metadata, blobs, journal.
+"""A store in a local directory: lock, journal of operations, metadata, blobs, agents' journals.
 
 lock             held with flock for as long as the store is open; names its owner
+ops.0, ops.1     the operation journal: what was acknowledged and is not in meta.sqlite yet
 meta.sqlite      names, attributes, extents, small contents
 blobs/           larger contents
 journal.sqlite   agents' journals and the log of calls
-reserve          space for removals when the disk is full
+reserve          space for flushes and removals when the disk is full
 """
 
 import fcntl
+import logging
 import os
 import socket
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from nexusfs.contracts.errors import BusyError, InvalidError, KernelError, NoSpaceError
-from nexusfs.contracts.store import BlobStore, SyncTicket
+from nexusfs.contracts.errors import (
+    BusyError,
+    CorruptError,
+    InvalidError,
+    KernelError,
+    NoSpaceError,
+)
+from nexusfs.contracts.store import BlobStore, SyncTicket, Unsynced
 from nexusfs.drivers.blob_local import LocalBlobs, translated
+from nexusfs.drivers.flush import CHECKPOINT_ROWS, FlushRound, Parts
 from nexusfs.drivers.journal_sqlite import SqliteCallLog, SqliteJournal
-from nexusfs.drivers.meta_sql import CHECKPOINT_COMMITS, SqlMeta
+from nexusfs.drivers.meta_changes import TreeChange, blobs_of, unpack
+from nexusfs.drivers.meta_schema import prepare
+from nexusfs.drivers.meta_state import TreeState
+from nexusfs.drivers.meta_store import TreeMeta
+from nexusfs.drivers.meta_tables import MetaTables
 from nexusfs.drivers.network import refuse_network
+from nexusfs.drivers.op_journal import OpJournal
 from nexusfs.drivers.room import Reserve, Room
-from nexusfs.drivers.sqlite import Database, fsync_directory
+from nexusfs.drivers.sqlite import Connection, Database, fsync_directory
+
+log = logging.getLogger(__name__)
 
 OWN_LOG = {"nexusfs.log"}
 """What the daemon puts into the directory before the store is there."""
 NARROW_DISK_BYTES = 64 << 20
-"""With less free space the log is kept short."""
-COMMIT_BYTES = 16 << 10
-"""What one commit adds to the log: about 4 pages."""
+"""With less free space each flush moves the database's log to its place."""
+BACKLOG_BYTES = 32 << 20
+"""Journal and dead blobs that may wait for a flush; inline contents of so many bytes are in
+memory twice while it runs."""
+BACKLOG_RECORDS = 30_000
+"""Transactions that may wait: reading them again after a crash takes half a second."""
+DEAD_BYTES = 256 << 20
+"""Space of removed content that may wait for a flush."""
 
 
 class LocalTicket:
-    """One round of fdatasync over descriptors that it owns."""
+    """One round of fdatasync: first the blobs, then the journal that names them."""
 
-    def __init__(self, fds: list[int], changes: int) -> None:
-        """`fds` are blobs first, the metadata's log last; `changes` is what they cover."""
-        self.changes = changes
+    def __init__(self, number: int, blobs: Unsynced, journal_fds: list[int]) -> None:
+        """Covers the records of the journal up to `number`; the descriptors are the ticket's."""
+        self.number = number
+        self.blobs = blobs
         self.failed = False
-        self._fds = fds
+        self._fds = [*blobs.fds, *journal_fds]
         self._lock = threading.Lock()  # A second waiter waits for the first.
 
     def wait(self) -> None:
@@ -63,6 +85,7 @@ class LocalStore:
         directory: where it is.
         meta: names, attributes and extents.
         blobs: larger contents.
+        room: whether the disk lets the store grow.
         journal: the agents' events.
         calls: the replies of tool calls.
     """
@@ -77,9 +100,9 @@ class LocalStore:
             NoSpaceError: ENOSPC, there is no room to make a new store.
         """
         self.directory = directory
-        self.room = Room(self._make_room)
         self._synced = -1
-        self._under_way: LocalTicket | None = None
+        self._sync: LocalTicket | None = None
+        self._flush: FlushRound | None = None
         self._freed_at = -1
         try:
             self._open(directory, blobs)
@@ -97,41 +120,96 @@ class LocalStore:
             self._reserve = Reserve(directory)
             stack.callback(self._reserve.restore)
             self._give_up_reserve()
+            self.room = Room(self._reserve, self._make_room)
             self._log = Database(directory / "journal.sqlite")
             stack.callback(self._log.close)
             self.journal, self.calls = SqliteJournal(self._log), SqliteCallLog(self._log)
             self.blobs = blobs or LocalBlobs(directory / "blobs")
             stack.callback(self.blobs.close)
-            database = Database(directory / "meta.sqlite")
+            path = directory / "meta.sqlite"
+            database = Database(path, alone=False, synchronous="FULL")
             stack.callback(database.close)
-            self.meta = SqlMeta(database, self.room)
+            prepare(database)
+            reader = Connection(path)
+            stack.callback(reader.close)
+            self._tables = MetaTables(reader, database)
+            self._state = TreeState(self._tables)
+            self._ops = OpJournal(directory)
+            stack.callback(self._close_ops)
+            self._parts = Parts(self._state, self._tables, self.blobs, self._ops)
+            self.meta = TreeMeta(self._state, self._ops, self.room)
+            self._recover()
             self._closing = stack.pop_all()
         self.room.full = not self._reserve.restore()
+        self.room.flushed(0)
         self._set_pace()
+
+    def _recover(self) -> None:
+        """Applies what the journal holds beyond the tables, and erases what nobody has open."""
+        stored = self._tables.number("applied")
+        records = list(self._ops.recover(stored))
+        settled = max((record.settled for record in records), default=stored)
+        for record in records:
+            done = unpack(record.payload)
+            lost = None if record.number <= settled else self._lost_blob(done)
+            if lost is not None:
+                # Written to the journal before the power went, and its content was not.
+                log.warning(
+                    "%d operations that were not synced are dropped: %s",
+                    self._ops.number - record.number + 1, lost,
+                )  # fmt: skip
+                self._ops.number = record.number - 1
+                break
+            for change in done:
+                change.apply(self._state)
+        if self._ops.number > stored:
+            log.info("%d operations were read from the journal", self._ops.number - stored)
+            self.flush()
+        self._ops.restart()
+        for ino in self._tables.orphans():
+            self.meta.free(ino)
+
+    def _lost_blob(self, done: list[TreeChange]) -> CorruptError | None:
+        for ref in blobs_of(done):
+            try:
+                self.blobs.get(ref)
+            except CorruptError as exc:
+                return exc
+        return None
+
+    @property
+    def backlog(self) -> float:
+        """How much waits to be flushed: 0 nothing, 1 as much as is good."""
+        ops = self._ops
+        return max(
+            ops.pending_bytes / BACKLOG_BYTES,
+            (ops.number - ops.turned_at) / BACKLOG_RECORDS,
+            self._state.blobs.dead_bytes / DEAD_BYTES,
+        )
 
     def begin_sync(self) -> LocalTicket:
         """Starts a round that covers everything acknowledged so far."""
-        if self._under_way is not None:
-            # Its blobs are no longer counted as dirty, and this round must not overtake it.
-            self._under_way.wait()
-        with suppress(NoSpaceError):  # They stay in memory.
-            self.meta.flush_atimes()
-        fds: list[int] = []
-        if self.meta.changes != self._synced:
-            self.meta.take_dead()
-            fds = self.blobs.dirty_fds() + self.meta.dirty_fds()
-        self._under_way = LocalTicket(fds, self.meta.changes)
-        return self._under_way
+        if self._sync is not None:
+            # What it covers is not counted as unsynced any more, so this one must not overtake it.
+            with suppress(KernelError):
+                self._sync.wait()
+            self.end_sync(self._sync)
+        if self._ops.number == self._synced:
+            return LocalTicket(self._synced, Unsynced([], 0), [])
+        self._sync = LocalTicket(self._ops.number, self.blobs.unsynced(), self._ops.unsynced_fds())
+        return self._sync
 
     def end_sync(self, ticket: SyncTicket) -> None:
-        """Frees the blobs that were dead when the round began."""
-        if ticket is self._under_way:
-            self._under_way = None
-        if ticket.failed:
-            self._synced = -1
+        """Notes that what the round covered is on disk, or that it is not."""
+        if ticket is not self._sync:
             return
-        self._synced = max(self._synced, ticket.changes)
-        self.meta.end_collection(self.blobs)
+        ticket, self._sync = self._sync, None
+        if ticket.failed:
+            self._ops.mark_unsynced()
+            return
+        self.blobs.synced(ticket.blobs)
+        self._ops.settled = max(self._ops.settled, ticket.number)
+        self._synced = max(self._synced, ticket.number)
 
     def sync(self) -> None:
         """Makes everything acknowledged so far durable."""
@@ -141,21 +219,44 @@ class LocalStore:
         finally:
             self.end_sync(ticket)
 
-    def maintain(self) -> None:
-        """Now and then a sync and a checkpoint."""
-        if self.meta.maintenance_due:
-            try:
-                self.sync()
-                self.meta.checkpoint()
-            except NoSpaceError:  # What was acknowledged stands; the log waits for room.
-                self.room.make(removing=True)
-            self._set_pace()
+    def begin_flush(self) -> FlushRound:
+        """Starts a round; one that was under way is finished first."""
+        if self._flush is not None:
+            with suppress(KernelError):
+                self._flush.run()
+        self._waiting_before = self.room.waiting_bytes
+        self._flush = FlushRound(self._parts, self._flushed)
+        return self._flush
+
+    def flush(self) -> None:
+        """A whole round, here and now; on a full disk with the space of the reserve."""
+        if self._flush is None and not self._state.unstored:
+            return
+        try:
+            self.begin_flush().run()
+        except NoSpaceError:
+            if self._reserve.held:
+                self._reserve.release()
+                self.room.full = True
+                self.begin_flush().run()
+                return
+            raise
 
     def close(self) -> None:
-        """Syncs, closes and unlocks."""
+        """Flushes, closes and unlocks."""
         with self._closing:
             self._give_up_reserve()
-            self.sync()
+            self._parts.closing = True
+            self.flush()
+
+    def _flushed(self, done: FlushRound) -> None:
+        self._flush = None
+        waited = 0 if done.failed else self._waiting_before
+        self.room.flushed(self.room.waiting_bytes - waited)
+        self._set_pace()
+
+    def _close_ops(self) -> None:
+        self._ops.close(stored=not self._state.changed)
 
     def _make_room(self, removing: bool) -> bool:
         """Frees dead blobs and unused pages; see `Room.make`.
@@ -166,8 +267,8 @@ class LocalStore:
             return self.room.full and self._restore()
         self._reserve.release()
         with suppress(NoSpaceError):
-            self.sync()
-            self.meta.shrink()
+            self.flush()
+            self._tables.shrink()
             self._log.shrink()
         if removing:
             self.room.full = True  # The reserve is theirs until something wants to grow.
@@ -177,6 +278,7 @@ class LocalStore:
 
     def _restore(self) -> bool:
         self.room.full = not self._reserve.restore()
+        self.room.flushed(self.room.waiting_bytes)
         return not self.room.full
 
     def _give_up_reserve(self) -> None:
@@ -185,12 +287,9 @@ class LocalStore:
             self._reserve.release()
 
     def _set_pace(self) -> None:
-        """Near the end of the disk the log is kept so short that the reserve can take it in."""
-        small = self._reserve.free_bytes() < NARROW_DISK_BYTES
-        within = self._reserve.size_bytes // COMMIT_BYTES
-        self.meta.checkpoint_commits = (
-            min(CHECKPOINT_COMMITS, max(within, 8)) if small else CHECKPOINT_COMMITS
-        )
+        """Near the end of the disk the database's log is kept short."""
+        narrow = self._reserve.free_bytes() < NARROW_DISK_BYTES
+        self._parts.checkpoint_rows = 0 if narrow else CHECKPOINT_ROWS
 
 
 def open_store(directory: Path) -> LocalStore:

@@ -1,20 +1,20 @@
 """File content over the two ports: what becomes inline bytes, and what a blob.
 
-A write under 4 KiB is inline, and is joined with the inline bytes it touches, so that a log
-written 100 bytes at a time makes one extent for each 4 KiB: while the piece is under 4 KiB it
-grows in place, then it becomes a blob. Other writes become blobs of at most 4 MiB, and replace
-the extents they cover. A write costs its own size and that of at most one piece.
+Writes under 64 KiB go inline: into the store's journal and memory. A flush makes blobs of what
+has grown to 4 KiB by then, so small writes that follow each other end up in one blob, and what
+is soon overwritten or removed in none. Larger writes become blobs of at most 1 MiB at once, for
+they would be written twice otherwise. A write costs its own size, wherever in the file it is.
 """
 
 from collections import OrderedDict
 
-from nexusfs.contracts.errors import NoSpaceError
-from nexusfs.contracts.store import BlobRef, Extent, Store, digest_of
+from nexusfs.contracts.errors import CorruptError, NoSpaceError
+from nexusfs.contracts.store import BlobRef, Extent, Store
 
-INLINE_BYTES = 4096
-"""Largest inline extent: one page of the database."""
-BLOB_BYTES = 4 << 20
-"""Largest blob. A read verifies the whole blob, so this bounds the cost of a small read."""
+INLINE_BYTES = 64 << 10
+"""Writes of this size are blobs at once."""
+BLOB_BYTES = 1 << 20
+"""Largest blob of a file. A read verifies the whole blob: this bounds what a small one costs."""
 CACHE_BYTES = 8 << 20
 """Verified blobs kept in memory, for small reads that follow each other in a large blob."""
 
@@ -45,59 +45,37 @@ class Content:
 
     def write(self, ino: int, data: bytes, offset: int) -> None:
         """Writes `data`, in one transaction. NoSpaceError leaves the file as it was."""
-        self._room.check()
+        if len(data) < INLINE_BYTES:
+            self._meta.write(ino, (Extent(offset, len(data), data),))
+            return
+        self._room.check(len(data))
         try:
-            self._write(ino, data, offset)
+            self._meta.write(ino, self._pieces(data, offset))
         except NoSpaceError:
             if not self._room.make(removing=False):
                 raise
-            self._write(ino, data, offset)
+            self._meta.write(ino, self._pieces(data, offset))
 
-    def _write(self, ino: int, data: bytes, offset: int) -> None:
-        start = offset
-        if len(data) < INLINE_BYTES:
-            start, data = self._join(ino, data, offset)
-            if len(data) < INLINE_BYTES:
-                self._meta.write(ino, [Extent(start, len(data), data)])
-                return
+    def _pieces(self, data: bytes, offset: int) -> list[Extent]:
+        """Extents of blobs for `data`."""
+        if len(data) <= BLOB_BYTES:
+            return [Extent(offset, len(data), None, self._blob(data, []))]
+        extents: list[Extent] = []
         put: list[BlobRef] = []
         try:
-            self._meta.write(ino, self._pieces(data, start, put))
+            for at in range(0, len(data), BLOB_BYTES):
+                piece = data[at : at + BLOB_BYTES]
+                extents.append(Extent(offset + at, len(piece), None, self._blob(piece, put)))
         except NoSpaceError:  # Nothing names these yet, and they take space.
             for ref in put:
                 self._blobs.delete(ref)
             raise
-
-    def _join(self, ino: int, data: bytes, offset: int) -> tuple[int, bytes]:
-        """`data` with the inline bytes that it touches: (start, bytes)."""
-        attr = self._meta.getattr(ino)
-        if attr.blocks == 0 or offset > attr.size:
-            return offset, data
-        stop = offset + len(data)
-        start = offset
-        for extent in self._meta.extents(ino, max(offset - 1, 0), stop + 1):
-            if extent.data is None:
-                continue
-            if extent.start < offset:
-                data = extent.data[: offset - extent.start] + data
-                start = extent.start
-            if extent.stop > stop:
-                data += extent.data[stop - extent.start :] if extent.start < stop else extent.data
-        return start, data
-
-    def _pieces(self, data: bytes, offset: int, put: list[BlobRef]) -> list[Extent]:
-        """Extents of blobs for `data`; `put` gets those that were not stored before."""
-        if len(data) <= BLOB_BYTES:
-            return [Extent(offset, len(data), None, self._blob(data, put))]
-        extents = []
-        for at in range(0, len(data), BLOB_BYTES):
-            piece = data[at : at + BLOB_BYTES]
-            extents.append(Extent(offset + at, len(piece), None, self._blob(piece, put)))
         return extents
 
     def _blob(self, data: bytes, put: list[BlobRef]) -> BlobRef:
+        """The blob of `data`; `put` gets it if it was not stored before."""
         algorithm = self._blobs.algorithm
-        digest = digest_of(algorithm, data)
+        digest = self._blobs.digest(data)
         found = self._meta.find_blob(digest, algorithm)
         if found is None:
             found = self._blobs.put(digest, data)
@@ -121,9 +99,19 @@ class Content:
         if data is not None:
             self._cache.move_to_end(ref.digest)
             return data
-        data = self._blobs.get(ref)
+        data = self._get(ref)
         self._cache[ref.digest] = data
         self._cached += len(data)
         while self._cached > CACHE_BYTES:
             self._cached -= len(self._cache.popitem(last=False)[1])
         return data
+
+    def _get(self, ref: BlobRef) -> bytes:
+        """The bytes of a blob, which a flush may have moved since its place was noted."""
+        try:
+            return self._blobs.get(ref)
+        except CorruptError:
+            now = self._meta.find_blob(ref.digest, ref.algorithm)
+            if now is None or now.place == ref.place:
+                raise
+            return self._blobs.get(now)

@@ -1,8 +1,8 @@
 """The root filesystem: ordinary files that persist, over the store's ports.
 
-Concurrency: one trio task at a time is in a method, and only fsync (and a write through an
-O_SYNC handle) suspends, after the change itself is done; so every call is atomic. Shared are
-the table of nodes, the counts of open files, and the lock that makes syncs take turns.
+Concurrency: one trio task at a time is in a method, and only `admit`, fsync and a write through
+an O_SYNC handle suspend, the last after the change itself is done; so every call is atomic.
+Shared are the table of nodes, the counts of open files, and the lock that makes syncs take turns.
 """
 
 import logging
@@ -41,6 +41,7 @@ from nexusfs.contracts.node import (
 )
 from nexusfs.contracts.store import ROOT_INO, SIZE_MAX, Store
 from nexusfs.fs.content import Content
+from nexusfs.fs.write_back import WriteBack
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class StoreFS:
         self.store = store
         self.meta = store.meta
         self.content = Content(store)
+        self.write_back = WriteBack(store)
         self.entry_ttl_s = entry_ttl_s
         self.attr_ttl_s = attr_ttl_s
         self.open_files: dict[int, int] = {}
@@ -93,7 +95,7 @@ class StoreFS:
             node = self._nodes.get(left.ino)
             if node is not None and left.ino not in self.open_files:
                 node.gone = left
-        self.store.maintain()
+        self.write_back.changed()
 
     async def sync(self) -> None:
         """Returns when everything acknowledged before the call is on disk. May suspend.
@@ -145,6 +147,11 @@ class StoreNode(Node):
             raise NameTooLongError(f"a name has at most {NAME_MAX} bytes")
         return self.fs.node(self.meta.lookup(self.ino, name))
 
+    async def find(self, cred: Credentials, name: bytes) -> "StoreNode | None":
+        """The node of one name of a directory; None when there is none."""
+        ino = self.meta.find(self.ino, name)
+        return self.fs.node(ino) if ino else None
+
     async def entries(self, cred: Credentials) -> list[DirEntry]:
         """All names but . and .., by name."""
         return self.meta.readdir(self.ino) if self.gone is None else []
@@ -158,7 +165,7 @@ class StoreNode(Node):
             raise InvalidError("a fifo, socket or device is opened by the Linux that mounts it")
         if flags & os.O_TRUNC:
             self.meta.setattr(self.ino, Change(size=0))
-            self.fs.store.maintain()
+            self.fs.write_back.changed()
         return StoreFile(self, cred, flags)
 
     async def readlink(self, cred: Credentials) -> bytes:
@@ -168,7 +175,7 @@ class StoreNode(Node):
     async def setattr(self, change: Change) -> Stat:
         """Sets attributes in one transaction and returns the new ones."""
         stat = self.meta.setattr(self.ino, change)
-        self.fs.store.maintain()
+        self.fs.write_back.changed()
         return stat
 
     async def create(self, name: bytes, new: NewNode) -> "StoreNode":
@@ -179,14 +186,14 @@ class StoreNode(Node):
         if _stat.S_ISLNK(new.mode) != bool(new.target):
             raise InvalidError("a symlink has a target, nothing else has")
         stat = self.meta.create(self.ino, name, new)
-        self.fs.store.maintain()
+        self.fs.write_back.changed()
         return self.fs.node(stat.ino)
 
     async def link(self, name: bytes, node: Node) -> None:
         """Adds a hard link."""
         _check_name(name)
         self.meta.link(self.ino, name, self._same_fs(node).ino)
-        self.fs.store.maintain()
+        self.fs.write_back.changed()
 
     async def unlink(self, name: bytes) -> None:
         """Removes a name that is not a directory; open files live on."""
@@ -217,6 +224,7 @@ class StoreNode(Node):
         if len(value) > XATTR_SIZE_MAX:
             raise NoSpaceError(f"a value has at most {XATTR_SIZE_MAX} bytes")
         self.meta.setxattr(self.ino, name, value)
+        self.fs.write_back.changed()
 
     async def listxattr(self) -> list[bytes]:
         """Names of all extended attributes, sorted."""
@@ -226,6 +234,13 @@ class StoreNode(Node):
         """Removes one extended attribute. NoDataError ENODATA."""
         self._check_xattr(name)
         self.meta.removexattr(self.ino, name)
+        self.fs.write_back.changed()
+
+    async def admit(self) -> None:
+        """Suspends while too much waits to be written back."""
+        write_back = self.fs.write_back
+        if write_back.behind:
+            await write_back.admit()
 
     async def sync(self) -> None:
         """Returns when acknowledged changes are on disk. Cancelling waits for the round."""
@@ -297,7 +312,7 @@ class StoreFile(File):
         if offset + len(data) > SIZE_MAX:
             raise TooBigError(f"a file has at most {SIZE_MAX} bytes")
         self._fs.content.write(self._ino, data, offset)
-        self._fs.store.maintain()
+        self._fs.write_back.changed()
         if self._synchronous:
             await self._fs.sync()
         return len(data)

@@ -48,9 +48,9 @@ class BoundSyscalls:
                     if not pieces:
                         raise
                     piece = b""
-                if not piece:
-                    break
                 pieces.append(piece)
+                if not piece or (len(piece) < want and not opened.file.may_wait):
+                    break  # Short reads are at the end, but for streams.
                 if len(piece) == READ_CHUNK_BYTES:
                     await trio.lowlevel.checkpoint()
                 offset += len(piece)
@@ -98,5 +98,5 @@ class BoundSyscalls:
 
 
 _ON_DESCRIPTORS = frozenset(
-    {"sys_read", "sys_write", "sys_flush", "sys_fsync", "sys_readdir_fd", "sys_entry", "sys_close"}
+    {"sys_read", "sys_write", "sys_flush", "sys_fsync", "sys_readdir_fd", "sys_close"}
 )

@@ -8,13 +8,19 @@ from nexusfs.contracts.errors import (
     AccessError,
     InvalidError,
     IsDirectoryError,
+    NoDataError,
     NotPermittedError,
+    RangeError,
+    UnavailableError,
 )
-from nexusfs.contracts.node import Change, Stat
+from nexusfs.contracts.node import NAME_MAX, Change, Stat
 
 _ACCESS_MODE = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
 _SET_IDS = _stat.S_ISUID | _stat.S_ISGID
 _GROUP_RUNS = _stat.S_ISGID | _stat.S_IXGRP
+_USER_XATTR = b"user."
+_UNCHECKED_XATTRS = (b"security.", b"system.", b"trusted.")
+"""Namespaces that the permission bits do not guard. Source: Linux fs/xattr.c."""
 
 
 def may(cred: Credentials, st: Stat, mask: int) -> bool:
@@ -88,6 +94,33 @@ def checked_change(cred: Credentials, st: Stat, change: Change, now_ns: int) -> 
         mtime_ns=now_ns if change.size is not None and mtime_ns is None else mtime_ns,
         ctime_ns=now_ns,
     )  # fmt: skip
+
+
+def check_xattr(cred: Credentials, st: Stat, name: bytes, mask: int) -> None:
+    """Whether `cred` may read (os.R_OK) or change (os.W_OK) the extended attribute `name`.
+
+    Raises:
+        RangeError: ERANGE, over 255 bytes. InvalidError: EINVAL, nothing after `user.`.
+        NotPermittedError: EPERM, only files and directories have them, and in a sticky directory
+            only its owner changes its own; NoDataError: ENODATA, read of anything else.
+        AccessError: EACCES. UnavailableError: EOPNOTSUPP, not in the namespace `user`.
+
+    Source: Linux fs/xattr.c, xattr_permission and xattr_resolve_name; xattr(7).
+    """
+    if not 0 < len(name) <= NAME_MAX:
+        raise RangeError(f"a name of an attribute has 1 to {NAME_MAX} bytes")
+    if name.startswith(_USER_XATTR) and not (st.is_file or st.is_dir):
+        if mask & os.W_OK:
+            raise NotPermittedError("only files and directories have attributes")
+        raise NoDataError("only files and directories have attributes")
+    if mask & os.W_OK and st.is_dir and st.mode & _stat.S_ISVTX and not is_owner(cred, st):
+        raise NotPermittedError("the directory is sticky and somebody else's")
+    if not name.startswith(_UNCHECKED_XATTRS):
+        check(cred, st, mask)
+    if not name.startswith(_USER_XATTR):
+        raise UnavailableError("only user.* attributes are kept")
+    if name == _USER_XATTR:
+        raise InvalidError("an attribute needs a name after user.")
 
 
 def mode_after_write(cred: Credentials, st: Stat) -> int | None:

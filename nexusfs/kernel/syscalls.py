@@ -37,10 +37,7 @@ from nexusfs.kernel.errorlog import ErrorLog
 from nexusfs.kernel.gate import Gate, syscall
 from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.tools import ToolTable
-from nexusfs.kernel.vfs.files import Descriptors, DirFile, Vfs
-
-XATTR_SIZE_MAX = 65536
-"""Bytes of one extended attribute. Source: Linux XATTR_SIZE_MAX."""
+from nexusfs.kernel.vfs.files import Descriptors, DirFile, Listed, Vfs
 
 READ_SIZE_MAX = 16 << 20
 """Bytes of one read; more is a short read, so that no caller makes the kernel allocate at will."""
@@ -95,15 +92,22 @@ class Syscalls:
         self, cred: Credentials, where: Where, change: Change, *, follow: bool = True
     ) -> Stat:
         """Sets attributes and returns the new ones. EPERM, EACCES as chmod(2) and its kin."""
+        await self.vfs.admit()
         node = await self.vfs.walker.node(cred, where, follow=follow)
         return await self.vfs.setattr(cred, node, change)
 
     @syscall
     async def sys_fsetattr(self, cred: Credentials, fd: int, change: Change) -> Stat:
-        """Sets attributes of an open file; its size by the right that the open was given."""
+        """Sets attributes of an open file; its size by the right that the open was given.
+
+        InvalidError EINVAL: the size of a file that is not open for writing, as ftruncate(2).
+        """
+        await self.vfs.admit()
         file = self.descriptors.get(fd)
-        if change.size is None or file.flags & os.O_ACCMODE == os.O_RDONLY:
+        if change.size is None:
             return await self.vfs.setattr(cred, file.node, change)
+        if file.flags & os.O_ACCMODE == os.O_RDONLY:
+            raise InvalidError("the file is not open for writing")
         return await self.vfs.truncate(file, change)
 
     @syscall
@@ -136,6 +140,7 @@ class Syscalls:
     @syscall
     async def sys_mkdir(self, cred: Credentials, where: Where, mode: int = 0o777) -> Node:
         """Makes a directory; `mode` as the caller's umask left it, its set-id bits not taken."""
+        await self.vfs.admit()
         return await self.vfs.create(cred, where, 0o040000 | (mode & 0o1777))
 
     @syscall
@@ -144,6 +149,7 @@ class Syscalls:
 
         NotPermittedError EPERM for a directory, InvalidError EINVAL for a symlink.
         """
+        await self.vfs.admit()
         kind = _stat.S_IFMT(mode) or _stat.S_IFREG
         if kind == _stat.S_IFDIR:
             raise NotPermittedError("a directory is made with mkdir")
@@ -155,6 +161,7 @@ class Syscalls:
     @syscall
     async def sys_symlink(self, cred: Credentials, target: bytes, where: Where) -> Node:
         """Makes a symlink with the text `target`."""
+        await self.vfs.admit()
         if not target:
             raise InvalidError("a symlink needs a target")
         return await self.vfs.create(cred, where, 0o120777, target=target)
@@ -162,40 +169,39 @@ class Syscalls:
     @syscall
     async def sys_link(self, cred: Credentials, old: Where, new: Where) -> Node:
         """Adds the hard link `new` to `old`."""
+        await self.vfs.admit()
         return await self.vfs.link(cred, old, new)
 
     @syscall
     async def sys_unlink(self, cred: Credentials, where: Where) -> None:
         """Removes a name; open files live on."""
+        await self.vfs.admit()
         await self.vfs.unlink(cred, where)
 
     @syscall
     async def sys_rmdir(self, cred: Credentials, where: Where) -> None:
         """Removes an empty directory."""
+        await self.vfs.admit()
         await self.vfs.rmdir(cred, where)
 
     @syscall
     async def sys_rename(self, cred: Credentials, old: Where, new: Where, flags: int = 0) -> None:
         """Moves a name, atomically."""
+        await self.vfs.admit()
         await self.vfs.rename(cred, old, new, flags)
 
     @syscall
     async def sys_getxattr(self, cred: Credentials, where: Where, name: bytes) -> bytes:
-        """One extended attribute. ENODATA."""
-        node = await self.vfs.walker.node(cred, where)
-        if name.startswith(b"user."):
-            permission.check(cred, await node.stat(), os.R_OK)
-        return await node.getxattr(name)
+        """One extended attribute. ENODATA; EOPNOTSUPP for namespaces other than user."""
+        return await self.vfs.getxattr(cred, await self.vfs.walker.node(cred, where), name)
 
     @syscall
     async def sys_setxattr(
         self, cred: Credentials, where: Where, name: bytes, value: bytes
     ) -> None:
-        """Sets one extended attribute."""
-        node = await self.vfs.walker.node(cred, where)
-        permission.check(cred, await node.stat(), os.W_OK)
-        await node.setxattr(name, value)
-        self.vfs.watch.node(node, cred.door)
+        """Sets one extended attribute. EPERM, EOPNOTSUPP, ERANGE, ENOSPC."""
+        await self.vfs.admit()
+        await self.vfs.setxattr(cred, await self.vfs.walker.node(cred, where), name, value)
 
     @syscall
     async def sys_listxattr(self, cred: Credentials, where: Where) -> list[bytes]:
@@ -205,10 +211,8 @@ class Syscalls:
     @syscall
     async def sys_removexattr(self, cred: Credentials, where: Where, name: bytes) -> None:
         """Removes one extended attribute. ENODATA."""
-        node = await self.vfs.walker.node(cred, where)
-        permission.check(cred, await node.stat(), os.W_OK)
-        await node.removexattr(name)
-        self.vfs.watch.node(node, cred.door)
+        await self.vfs.admit()
+        await self.vfs.setxattr(cred, await self.vfs.walker.node(cred, where), name, None)
 
     # -- open files
 
@@ -220,6 +224,8 @@ class Syscalls:
 
         The descriptor keeps `cred`, whoever uses it later. Cancelling leaves nothing open.
         """
+        if flags & (os.O_CREAT | os.O_TRUNC):
+            await self.vfs.admit()
         try:
             node, file = await self.vfs.open(cred, where, flags, mode)
         except UnknownToolError as exc:
@@ -233,7 +239,7 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_WRONLY:
             raise BadFileError("the file was opened for writing only")
-        return await file.read(min(size, READ_SIZE_MAX), offset)
+        return await self.vfs.read(file, min(size, READ_SIZE_MAX), offset)
 
     @syscall
     async def sys_write(self, fd: int, data: bytes, offset: int) -> int:
@@ -241,6 +247,8 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_RDONLY:
             raise BadFileError("the file was opened for reading only")
+        if not file.node.control:
+            await self.vfs.admit()
         return await self.vfs.write(file, data, offset)
 
     @syscall
@@ -254,22 +262,16 @@ class Syscalls:
         await self.descriptors.get(fd).fsync(datasync=datasync)
 
     @syscall
-    async def sys_readdir_fd(self, fd: int, start: int) -> list[DirEntry]:
-        """The names from position `start` on of an open directory."""
+    async def sys_readdir_fd(self, fd: int, start: int, count: int) -> list[Listed | None]:
+        """Up to `count` names from position `start` on of an open directory, with attributes.
+
+        None stands for a name that has vanished since the listing began. Empty at the end. The
+        right to list is the handle's; no name needs search permission.
+        """
         directory = self.descriptors.get(fd)
         if not isinstance(directory, DirFile):
             raise NotDirectoryError("not an open directory")
-        return await directory.entries(start)
-
-    @syscall
-    async def sys_entry(self, fd: int, name: bytes) -> tuple[Node, Stat]:
-        """One name of an open directory and its attributes, by the right to list it.
-
-        NotFoundError ENOENT, StaleError ESTALE: the name has vanished since it was listed.
-        """
-        directory = self.descriptors.get(fd)
-        node = await self.vfs.mounts.lookup(directory.cred, directory.node, name)
-        return node, await node.stat()
+        return await directory.listed(start, count)
 
     async def sys_close(self, fd: int) -> None:
         """Ends a descriptor; also while the kernel shuts down, so it does not pass the gate."""

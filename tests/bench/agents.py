@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.bench.measures import ROUNDS, Row
-from tests.bench.measures import _quantile as quantile
-from tests.bench.measures import _time as shown
 from tests.bench.rivals import AGENT, HERE, NEXUSFS, WAIT_S, Bench, nexusfs, rss_mb, spawn
+from tests.bench.rows import ROUNDS, Row, duration, quantile
 
 IDLE = 10_000
 FEW = 10
@@ -59,26 +57,26 @@ def idle(bench: Bench) -> Iterator[Row]:
         kib = (rss_mb(pid) - before) * 1e6 / 1024 / IDLE
         yield Row(f"{IDLE:,} idle agents: each", f"{kib:.1f} KiB", goal="< 8 KiB", met=kib < 8)
         listed = min(_timed(lambda: os.listdir(mnt / "proc")) for _ in range(5))
-        yield Row(f"{IDLE:,} idle agents: ls proc", shown(listed), goal="< 100 ms",
+        yield Row(f"{IDLE:,} idle agents: ls proc", duration(listed), goal="< 100 ms",
                   met=listed < 1e8)  # fmt: skip
         many = _p50(bench, target)
         ratio = few / many
-        yield Row(f"status: p50 beside {IDLE:,} agents", shown(many),
-                  f"beside {FEW} {shown(few)}", ratio, "≥ 0.9", ratio >= 0.9)  # fmt: skip
+        yield Row(f"status: p50 beside {IDLE:,} agents", duration(many),
+                  f"beside {FEW} {duration(few)}", ratio, "≥ 0.9", ratio >= 0.9)  # fmt: skip
 
 
 def together(bench: Bench) -> Iterator[Row]:
     """1,000 agents at once, two turns and a tool each, against frameworks that do the same."""
     found = _json_of("tests.bench.thousand", str(bench.directory / "store-thousand"), str(AT_ONCE))
     best = found["best"]
-    yield Row(f"{AT_ONCE:,} agents, 2 turns, 1 tool", shown(best * 1e9),
+    yield Row(f"{AT_ONCE:,} agents, 2 turns, 1 tool", duration(best * 1e9),
               f"median {found['median']:.2f} s", goal="< 1 s", met=best < 1)  # fmt: skip
     for package, script in FRAMEWORKS.items():
         seconds = _framework(package, script)
         if seconds is None:
             yield Row(f"the same by {package}", "not installed")
         else:
-            yield Row("the same", shown(best * 1e9), f"{package} {shown(seconds * 1e9)}",
+            yield Row("the same", duration(best * 1e9), f"{package} {duration(seconds * 1e9)}",
                       seconds / best)  # fmt: skip
 
 
@@ -88,7 +86,7 @@ def killing(bench: Bench) -> Iterator[Row]:
         for size, goal_s in ((10, 0.1), (1000, 1.0)):
             taken = [_kill_tree(mnt, size) for _ in range(3)]
             ns = statistics.median(taken)
-            yield Row(f"kill of a tree of {size:,}", shown(ns), goal=f"< {goal_s * 1e3:g} ms",
+            yield Row(f"kill of a tree of {size:,}", duration(ns), goal=f"< {goal_s * 1e3:g} ms",
                       met=ns < goal_s * 1e9)  # fmt: skip
 
 
@@ -98,7 +96,7 @@ def steps(bench: Bench) -> Iterator[Row]:
     names = {"journal": "journal of a step", "turn": "a step in all", "status": "status and usage"}
     for name, what in names.items():
         early, late = found[name]["10"] * 1e3, found[name]["1000"] * 1e3
-        yield Row(f"{what}: turn 1,000", shown(late), f"turn 10 {shown(early)}",
+        yield Row(f"{what}: turn 1,000", duration(late), f"turn 10 {duration(early)}",
                   early / late, "≥ 0.9", early / late >= 0.9)  # fmt: skip
 
 
@@ -117,11 +115,11 @@ def flight(bench: Bench) -> Iterator[Row]:
             (mnt / f"proc/{pid}/ctl").write_text("kill\n")
     ours, theirs = ([quantile(t, 0.99) for t in found[name]] for name in ("nexusfs", "plain"))
     ratio = statistics.median(t / o for o, t in zip(ours, theirs, strict=True))
-    yield Row(f"status: p99, {IN_FLIGHT} model calls", shown(statistics.median(ours)),
-              f"plain {shown(statistics.median(theirs))}", ratio, "≥ 1", ratio >= 1)  # fmt: skip
+    yield Row(f"status: p99, {IN_FLIGHT} model calls", duration(statistics.median(ours)),
+              f"plain {duration(statistics.median(theirs))}", ratio, "≥ 1", ratio >= 1)  # fmt: skip
 
 
-AGENT_MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
+MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "idle": idle, "together": together, "killing": killing, "steps": steps, "flight": flight,
 }  # fmt: skip
 

@@ -27,6 +27,17 @@ def stat(target: Any, index: int) -> None:
     os.stat(target)
 
 
+_open: dict[str, int] = {}
+
+
+def pread(target: Any, index: int) -> None:
+    """pread of 4 KiB of a file that stays open."""
+    fd = _open.get(target)
+    if fd is None:
+        fd = _open[target] = os.open(target, os.O_RDONLY)
+    os.pread(fd, 4096, 0)
+
+
 def spawn(target: Any, index: int) -> None:
     """Writes a spec and reads the pid on the same handle."""
     fd = os.open(target["path"], os.O_RDWR)
@@ -51,10 +62,10 @@ def unlink(target: Any, index: int) -> None:
     os.unlink(f"{target}/f{index}")
 
 
-SMALL = b"x" * 1024
+SMALL = b"x" * 100
 OPERATIONS: dict[str, Callable[[Any, int], None]] = {
     function.__name__: function
-    for function in (read_status, stat, spawn, create, read_small, unlink)
+    for function in (read_status, stat, pread, spawn, create, read_small, unlink)
 }
 
 

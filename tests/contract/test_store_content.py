@@ -2,17 +2,22 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from nexusfs.contracts.errors import (
     CorruptError,
-    KernelError,
     NoDataError,
+    NoSpaceError,
     TooBigError,
 )
 from nexusfs.contracts.node import Change
-from nexusfs.contracts.store import ROOT_INO, SIZE_MAX, Extent, Store
+from nexusfs.contracts.store import ROOT_INO, SIZE_MAX, BlobRef, Extent, Store
+from nexusfs.drivers.blob_local import LocalBlobs
+from nexusfs.drivers.meta_tables import Batch, MetaTables
+from nexusfs.drivers.store_local import LocalStore
+from nexusfs.fs.content import Content
 from tests.contract.stores import FILE, Reopenable, blob, blob_extent, errno_name, spans
 
 # Attributes
@@ -91,12 +96,63 @@ def test_a_write_inside_an_inline_extent_splits_it(store: Store) -> None:
 def test_a_write_over_several_extents_replaces_them(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
     for start in (0, 4, 8):
-        store.meta.write(made.ino, [Extent(start, 4, b"abcd")])
+        store.meta.write(made.ino, [blob_extent(store, start, b"abcd")])
 
-    after = store.meta.write(made.ino, [Extent(2, 8, b"12345678")])
+    after = store.meta.write(made.ino, [blob_extent(store, 2, b"12345678")])
 
     assert spans(store, made.ino) == [(0, 2), (2, 10), (10, 12)]
     assert after.size == 12
+
+
+def test_inline_extents_that_touch_become_one(opened: Reopenable) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    for start in (0, 8, 4):
+        store.meta.write(made.ino, [Extent(start, 4, b"%04d" % start)])
+    store.meta.write(made.ino, [Extent(2, 8, b"abcdefgh")])
+
+    found = [opened.store.meta.extents(made.ino, 0, 12)]
+    found.append(opened.reopen().meta.extents(made.ino, 0, 12))
+
+    assert found == [[Extent(0, 12, b"00abcdefgh08")]] * 2
+
+
+def test_a_flush_makes_one_blob_of_small_writes_that_follow_each_other(opened: Reopenable) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    for at in range(0, 300_000, 1000):
+        store.meta.write(made.ino, [Extent(at, 1000, b"%01000d" % at)])
+
+    store.flush()
+
+    (extent,) = opened.reopen().meta.extents(made.ino, 0, 300_000)
+    assert extent.blob is not None and extent.length == extent.blob.size == 300_000
+    data = opened.store.blobs.get(extent.blob)
+    assert data == b"".join(b"%01000d" % at for at in range(0, 300_000, 1000))
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_file_is_cut_at_the_borders_of_its_windows_and_reads_as_written(
+    opened: Reopenable, flush: bool
+) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    data = os.urandom(3 << 20)
+    for start in (0, 3 << 20, 6 << 20):
+        store.meta.write(made.ino, [blob_extent(store, start, data)])
+    if flush:
+        store.flush()
+    store.meta.setattr(made.ino, Change(size=(8 << 20) + 5))
+
+    extents = opened.reopen().meta.extents(made.ino, 0, SIZE_MAX)
+
+    assert [(e.start >> 20, e.length) for e in extents] == [
+        (0, 3 << 20), (3, 1 << 20), (4, 2 << 20), (6, 2 << 20), (8, 5)
+    ]  # fmt: skip
+    content = b"".join(
+        opened.store.blobs.get(e.blob)[e.offset : e.offset + e.length] for e in extents if e.blob
+    )
+    assert content == (data * 3)[: (8 << 20) + 5]
 
 
 def test_extents_are_found_from_any_offset_inside(store: Store) -> None:
@@ -122,72 +178,124 @@ def test_cutting_a_file_drops_and_shortens_extents(store: Store) -> None:
     assert (after.size, after.blocks) == (50, 8)
 
 
-def test_a_blob_is_dead_when_its_last_extent_goes(store: Store) -> None:
+def test_a_blob_is_deleted_when_its_last_extent_has_gone(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 100)
-    store.meta.write(made.ino, [Extent(0, 100, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.write(made.ino, [Extent(50, 10, b"y" * 10)])  # Splits: two names.
     store.meta.setattr(made.ino, Change(size=20))
-    alive = store.meta.take_dead()
+    store.flush()
+    assert store.blobs.get(ref) == b"x" * 20_000
 
     store.meta.unlink(ROOT_INO, b"a")
+    store.flush()
 
-    assert alive == []
-    assert store.meta.take_dead() == [ref]
+    assert is_gone(store, ref)
 
 
 def test_a_blob_of_two_files_lives_until_both_are_gone(store: Store) -> None:
+    ref = blob(store, b"same" * 5000)
     for name in (b"a", b"b"):
         made = store.meta.create(ROOT_INO, name, FILE)
-        store.meta.write(made.ino, [blob_extent(store, 0, b"same")])
+        store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
 
     store.meta.unlink(ROOT_INO, b"a")
-    alive = store.meta.take_dead()
+    store.flush()
+    assert store.blobs.get(ref) == b"same" * 5000
     store.meta.unlink(ROOT_INO, b"b")
+    store.flush()
 
-    assert alive == []
-    assert len(store.meta.take_dead()) == 1
+    assert is_gone(store, ref)
 
 
-def test_a_synced_store_has_deleted_dead_blobs(store: Store) -> None:
+def test_a_blob_that_nothing_named_by_the_next_flush_is_deleted(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.unlink(ROOT_INO, b"a")
 
-    store.sync()
+    store.flush()
 
-    assert store.meta.find_blob(ref.digest, ref.algorithm) is None
+    assert is_gone(store, ref)
+
+
+def is_gone(store: Store, ref: BlobRef) -> bool:
+    """True when nobody can find the blob, and its bytes are not there."""
     with pytest.raises(CorruptError):
         store.blobs.get(ref)
+    return store.meta.find_blob(ref.digest, ref.algorithm) is None
 
 
-def test_a_blob_revived_during_a_sync_is_kept(store: Store) -> None:
+def test_a_blob_is_named_again_before_a_flush_begins_and_is_kept(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.setattr(made.ino, Change(size=0))
-    ticket = store.begin_sync()
-    ticket.wait()
 
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
-    store.end_sync(ticket)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
+    store.flush()
 
-    assert store.blobs.get(ref) == b"x" * 5000
+    assert store.blobs.get(ref) == b"x" * 20_000
     assert store.meta.find_blob(ref.digest, ref.algorithm) == ref
+
+
+def test_the_same_bytes_written_while_the_row_of_their_blob_is_deleted_are_put_anew(
+    opened: Reopenable,
+) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
+    store.flush()
+    store.meta.setattr(made.ino, Change(size=0))
+    store.flush()
+    round_ = store.begin_flush()
+    round_.seal()
+    round_.take()
+
+    found = store.meta.find_blob(ref.digest, ref.algorithm)
+    round_.write()
+    round_.end()
+
+    assert found is None
+    assert is_gone(store, ref)
+
+
+def test_the_same_bytes_written_while_their_blob_is_deleted_are_put_anew(
+    opened: Reopenable,
+) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
+    store.meta.setattr(made.ino, Change(size=0))
+    round_ = store.begin_flush()
+    round_.seal()
+    round_.take()
+
+    assert store.meta.find_blob(ref.digest, ref.algorithm) is None
+    again = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, again)])
+    round_.write()
+    round_.end()
+    store.flush()
+
+    (extent,) = opened.reopen().meta.extents(made.ino, 0, 20_000)
+    assert extent.blob == again
+    assert opened.store.blobs.get(again) == b"x" * 20_000
 
 
 def test_dead_blobs_are_found_again_after_a_reopen(opened: Reopenable) -> None:
     store = opened.store
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.unlink(ROOT_INO, b"a", {made.ino})
 
     store = opened.reopen()
-    store.sync()
+    store.flush()
 
-    assert store.meta.find_blob(ref.digest, ref.algorithm) is None
+    assert is_gone(store, ref)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, (1 << 20) + 1])
@@ -210,8 +318,134 @@ def test_a_failed_transaction_changes_nothing(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
     before = store.meta.getattr(made.ino)
 
-    with pytest.raises(KernelError):
-        store.meta.setxattr(made.ino, b"user.n", None)  # type: ignore[arg-type] # fails in SQL
+    with pytest.raises(NoSpaceError):
+        for n in range(1000):
+            store.meta.setxattr(made.ino, b"user.%0200d" % n, b"")
+    count = len(store.meta.listxattr(made.ino))
+    after = store.meta.getattr(made.ino)
+    with pytest.raises(NoSpaceError):
+        store.meta.setxattr(made.ino, b"user.%0200d" % 5000, b"")
 
-    assert store.meta.getattr(made.ino) == before
-    assert store.meta.listxattr(made.ino) == []
+    assert 300 < count < 330 and after.ctime_ns > before.ctime_ns
+    assert store.meta.getattr(made.ino) == after
+    assert len(store.meta.listxattr(made.ino)) == count
+
+
+# Flushes
+
+
+def test_what_changes_during_a_flush_is_kept_and_is_for_the_next(opened: Reopenable) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    gone = store.meta.create(ROOT_INO, b"gone", FILE)
+    for ino in (made.ino, gone.ino):
+        store.meta.write(ino, [Extent(0, 5000, b"a" * 5000)])
+    store.meta.setxattr(made.ino, b"user.a", b"1")
+    round_ = store.begin_flush()
+    round_.seal()
+    store.meta.write(made.ino, [Extent(10, 4, b"seal")])
+    round_.take()
+    store.meta.write(made.ino, [Extent(20, 4, b"take")])
+    store.meta.unlink(ROOT_INO, b"gone")
+    store.meta.setxattr(made.ino, b"user.a", b"2")
+    store.meta.rename((ROOT_INO, b"a"), (ROOT_INO, b"b"))
+    round_.write()
+    store.meta.write(made.ino, [Extent(5000, 5, b"write")])
+    round_.end()
+
+    def look(store: Store) -> tuple[list[bytes], bytes, bytes]:
+        names = [entry.name for entry in store.meta.readdir(ROOT_INO)]
+        extents = store.meta.extents(made.ino, 0, 6000)
+        data = b"".join(
+            store.blobs.get(e.blob)[e.offset : e.offset + e.length] if e.blob else e.data or b""
+            for e in extents
+        )
+        return names, data, store.meta.getxattr(made.ino, b"user.a")
+
+    expected = bytearray(b"a" * 5000)
+    expected[10:14], expected[20:24] = b"seal", b"take"
+    assert look(store) == look(opened.reopen()) == ([b"b"], bytes(expected) + b"write", b"2")
+
+
+def test_a_flush_that_fails_changes_nothing_and_the_next_one_stores_it(
+    opened: Reopenable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    store.meta.write(made.ino, [Extent(0, 5000, b"a" * 5000)])
+    round_ = store.begin_flush()
+    round_.seal()
+    round_.take()
+    store.meta.write(made.ino, [Extent(0, 3, b"new")])
+
+    def refuse(self: MetaTables, batch: Batch) -> None:
+        raise NoSpaceError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(NoSpaceError):
+        patch.setattr(MetaTables, "store", refuse)
+        round_.write()
+    round_.end()
+    made_later = store.meta.create(ROOT_INO, b"b", FILE)
+    store.flush()
+
+    meta = opened.reopen().meta
+    assert [e.ino for e in meta.readdir(ROOT_INO)] == [made.ino, made_later.ino]
+    assert meta.getattr(made.ino).size == 5000
+
+
+def test_a_round_that_was_left_in_the_middle_is_finished_by_the_next(opened: Reopenable) -> None:
+    store = opened.store
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    left = store.begin_flush()
+    left.seal()
+    left.take()
+    store.meta.create(ROOT_INO, b"b", FILE)
+
+    store.flush()
+    left.write()
+    left.end()
+
+    assert opened.reopen().meta.lookup(ROOT_INO, b"a") == made.ino
+    assert len(opened.store.meta.readdir(ROOT_INO)) == 2
+
+
+def test_the_backlog_grows_with_changes_and_is_nothing_after_a_flush(store: Store) -> None:
+    store.flush()
+    before = store.backlog
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    for at in range(100):
+        store.meta.write(made.ino, [Extent(at * 60_000, 60_000, bytes(60_000))])
+    waiting = store.backlog
+
+    store.flush()
+
+    assert before == store.backlog == 0
+    assert 0.1 < waiting < 0.3
+
+
+def test_the_space_between_live_blobs_is_freed_by_flushes(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path / "blobs", segment_bytes=1 << 20)
+    store = LocalStore(tmp_path / "s", blobs=blobs)
+    contents = [os.urandom(5000) for _ in range(400)]
+    for n, data in enumerate(contents):
+        made = store.meta.create(ROOT_INO, b"%03d" % n, FILE)
+        store.meta.write(made.ino, [blob_extent(store, 0, data)])
+    store.flush()
+    for n in range(400):
+        if n % 10:
+            store.meta.unlink(ROOT_INO, b"%03d" % n)
+    for n in range(4):
+        store.meta.touch(ROOT_INO, n)
+        store.flush()
+
+    assert [path.name for path in (tmp_path / "blobs").glob("*.seg")] == ["00000003.seg"]
+    left = [store.meta.extents(e.ino, 0, 5000)[0].blob for e in store.meta.readdir(ROOT_INO)]
+    content = Content(store)
+    kept = [
+        content.read(e.ino, 0, 5000) for e in store.meta.readdir(ROOT_INO)
+    ]  # by places that are stale
+    assert kept == contents[::10] and len(left) == 40
+    store.close()
+    store = LocalStore(tmp_path / "s", blobs=LocalBlobs(tmp_path / "blobs"))
+    assert [Content(store).read(e.ino, 0, 5000) for e in store.meta.readdir(ROOT_INO)] == kept
+    store.close()

@@ -1,5 +1,6 @@
 """A real mount for the tests: `mnt` is one for each module, `Mounts` makes further ones."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -25,7 +26,8 @@ class Mounts:
 
     def mount(self, name: str = "a", *options: str, env: dict[str, str] | None = None) -> Path:
         mnt = self.directory / f"mnt-{name}"
-        mnt.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # A dead mount exists and cannot be looked at.
+            mnt.mkdir()
         done = self.run("mount", str(mnt), "--store", str(self.store(name)), *options, env=env)
         assert done.returncode == 0, done.stderr
         self._mounted.append(mnt)
@@ -42,12 +44,15 @@ class Mounts:
     def run(
         self, *arguments: str, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("NEXUSFS_")}
-        clean["XDG_CONFIG_HOME"] = str(self.directory / "config")
         return subprocess.run(
-            [NEXUSFS, *arguments], env={**clean, **(env or {})}, capture_output=True, text=True,
-            check=False, timeout=60,
+            [NEXUSFS, *arguments], env={**self.environment(), **(env or {})}, capture_output=True,
+            text=True, check=False, timeout=60,
         )  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """Without the user's own configuration."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("NEXUSFS_")}
+        return {**clean, "XDG_CONFIG_HOME": str(self.directory / "config")}
 
     def close(self) -> None:
         for mnt in self._mounted:

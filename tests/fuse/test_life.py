@@ -239,6 +239,19 @@ def test_the_next_mount_works_where_a_daemon_died(own: Mounts) -> None:
     assert "proc/spawn" in (mnt / "README").read_text()
 
 
+def test_the_next_mount_works_where_a_daemon_died_that_nobody_had_asked_anything(
+    own: Mounts,
+) -> None:
+    mnt = own.mount()
+    pid = int((own.store() / "lock").read_text().split()[1])
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{pid}/fd").exists() or not os.listdir(f"/proc/{pid}/fd"))
+
+    own.mount()
+
+    assert "proc/spawn" in (mnt / "README").read_text()
+
+
 def test_umount_cleans_up_after_a_dead_daemon(own: Mounts) -> None:
     mnt = own.mount()
     with held(mnt / "README"):

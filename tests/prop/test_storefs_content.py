@@ -18,14 +18,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from nexusfs.contracts.cred import KERNEL_CRED
 from nexusfs.contracts.node import Change, NewNode
 from nexusfs.contracts.store import SIZE_MAX
+from nexusfs.drivers.meta_body import WINDOW_BYTES
 from nexusfs.drivers.store_local import open_store
 from nexusfs.fs.storefs import StoreFile, StoreFS
 
 WHICH = st.integers(0, 1)
 OFFSETS = st.one_of(
-    st.integers(0, 400), st.integers(0, 40_000), st.sampled_from([4095, 4096, 8192])
+    st.integers(0, 400),
+    st.integers(0, 40_000),
+    st.sampled_from([4095, 4096, 8192, WINDOW_BYTES - 100, WINDOW_BYTES]),
 )
-SIZES = st.one_of(st.integers(1, 400), st.sampled_from([4000, 4095, 4096, 5000, 12_000]))
+SIZES = st.one_of(st.integers(1, 400), st.sampled_from([4000, 4095, 4096, 5000, 12_000, 65_536]))
 FILLS = st.integers(1, 4)
 """Few, so that the same bytes are written again and share a blob."""
 
@@ -94,8 +97,37 @@ class ContentModel(RuleBasedStateMachine):
         self.store.sync()
 
     @rule()
+    def flush(self) -> None:
+        self.store.flush()
+
+    @rule(cut=st.sampled_from(["begun", "sealed", "taken", "written"]))
+    def flush_partly(self, cut: str) -> None:
+        """The next change, and the next flush, come in the middle of this one."""
+        round_ = self.store.begin_flush()
+        steps = {
+            "begun": None,
+            "sealed": round_.seal,
+            "taken": round_.take,
+            "written": round_.write,
+        }
+        for name, step in steps.items():
+            if step is not None:
+                step()
+            if name == cut:
+                return
+
+    @rule()
     def reopen(self) -> None:
         self.store.close()
+        self._open()
+
+    @rule()
+    def crash(self) -> None:
+        """What kill -9 leaves: the files as they are, with whatever is only in memory gone."""
+        shutil.copytree(self.scratch / "store", self.scratch / "copy")
+        self.store.close()
+        shutil.rmtree(self.scratch / "store")
+        (self.scratch / "copy").rename(self.scratch / "store")
         self._open()
 
     @invariant()

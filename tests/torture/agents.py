@@ -27,7 +27,8 @@ from nexusfs.contracts.times import ns_of
 from nexusfs.services.llm.mock_history import history_fault
 from tests.fuse.conftest import Mounts
 from tests.fuse.shell import ctl, daemon, read, request, until
-from tests.torture.provider import PROVIDER_CALLS, endpoint, provider
+from tests.torture.part import Part, PartFailedError, Plan
+from tests.torture.provider import PROVIDER_CALLS, Provider, endpoint, provider
 
 PLUGINS = Path(__file__).parent / "plugins"
 AGENTS = 20
@@ -235,7 +236,7 @@ def worker(kills: int, seed: int) -> tuple[bool, str]:
                         ground.close_batch(mnt)
                         ground.start(mnt, model)
                         provider_.serve(ground.directory)
-                    ground.cuts += _kill_worker(ground, mnt)
+                    ground.cuts += _kill_worker(ground, mnt, provider_)
                 until(lambda: not ground.running(mnt), 240)
                 ground.close_batch(mnt)
                 refused = provider_.refused()
@@ -245,9 +246,14 @@ def worker(kills: int, seed: int) -> tuple[bool, str]:
             ground.mounts.close()
 
 
-def _kill_worker(ground: Field, mnt: Path) -> int:
-    """Kills the worker at a random moment, also while it starts; 0 when there was none."""
-    time.sleep(ground.chance.random() * ground.chance.choice((0.2, 2.0, 8.0)))
+def _kill_worker(ground: Field, mnt: Path, provider_: Provider) -> int:
+    """Kills the worker while it starts, or in the middle of calls; 0 when there was none."""
+    if ground.chance.random() < 0.7:
+        served = provider_.served()
+        until(lambda: provider_.served() > served or not ground.running(mnt), 120)
+        time.sleep(ground.chance.random() / 2)
+    else:
+        time.sleep(ground.chance.random() * 3)
     found = Path(f"/proc/{daemon(mnt)}/task/{daemon(mnt)}/children").read_text().split()
     for pid in found:
         os.kill(int(pid), signal.SIGKILL)
@@ -258,6 +264,21 @@ SCENES: dict[str, Callable[[int, int], tuple[bool, str]]] = {
     "kill": kill, "umount": umount, "worker": worker, "provider": provider,
 }  # fmt: skip
 COUNTS = {"kill": 200, "umount": 200, "worker": 50, "provider": PROVIDER_CALLS}
+
+
+def part_of(name: str) -> Part:
+    """A scene as a part of `python -m tests.torture`."""
+
+    def part(plan: Plan) -> str:
+        held, line = SCENES[name](COUNTS[name], plan.seed)
+        if not held:
+            raise PartFailedError(line)
+        return line
+
+    return part
+
+
+PARTS: dict[str, Part] = {f"agents-{name}": part_of(name) for name in SCENES}
 
 
 def main() -> int:

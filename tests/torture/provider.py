@@ -64,6 +64,10 @@ class Provider:
         """litellm's options."""
         return {"api_base": f"http://127.0.0.1:{self.port}/v1", "timeout": 60}
 
+    def served(self) -> int:
+        """How many requests came to an end so far, of all servers."""
+        return self._log.read_bytes().count(b"\n") if self._log.exists() else 0
+
     def refused(self) -> list[str]:
         """Why requests were refused as no provider would take them."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []

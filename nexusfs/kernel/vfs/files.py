@@ -1,14 +1,17 @@
 """Open files: descriptors, and the file calls that work on a name or a node."""
 
 import itertools
+import logging
 import os
 import stat as _stat
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     BadFileError,
     BusyError,
+    CorruptError,
     CrossDeviceError,
     ExistsError,
     InvalidError,
@@ -19,9 +22,9 @@ from nexusfs.contracts.errors import (
     NotEmptyError,
     NotFoundError,
     NotPermittedError,
+    StaleError,
     SymlinkLoopError,
     UnavailableError,
-    UnknownToolError,
 )
 from nexusfs.contracts.node import (
     NAME_MAX,
@@ -43,6 +46,8 @@ from nexusfs.kernel.vfs.mounts import MountTable
 from nexusfs.kernel.vfs.namei import Last, Walker
 from nexusfs.kernel.vfs.watch import Watch
 
+log = logging.getLogger(__name__)
+
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_EXCL
 """With O_CREAT, O_EXCL does not follow a last symlink either."""
 _KINDS = {
@@ -60,15 +65,38 @@ class DirFile(File):
         self._mounts = mounts
         self._entries: list[DirEntry] | None = None
 
+    async def read(self, size: int, offset: int) -> bytes:
+        """IsDirectoryError EISDIR."""
+        raise IsDirectoryError("is a directory")
+
     async def fsync(self, *, datasync: bool) -> None:
         """Returns when the directory's names are on disk."""
         await self.node.sync()
 
-    async def entries(self, start: int) -> list[DirEntry]:
-        """The names from position `start` on; positions stay valid while the handle lives."""
+    async def listed(self, start: int, count: int) -> list["Listed | None"]:
+        """Up to `count` names from position `start` on, None for those that have vanished.
+
+        Positions stay valid while the handle lives. What a name leads to is looked up now, since
+        whoever is told will believe it.
+        """
         if self._entries is None or start == 0:
             self._entries = await self._mounts.entries(self.cred, self.node)
-        return self._entries[start:]
+        return [await self._listed(entry.name) for entry in self._entries[start : start + count]]
+
+    async def _listed(self, name: bytes) -> "Listed | None":
+        try:
+            node = await self._mounts.lookup(self.cred, self.node, name)
+            return Listed(name, node, await node.stat())
+        except (NotFoundError, StaleError):
+            return None
+
+
+class Listed(NamedTuple):
+    """One name of an open directory, where it leads, and the attributes of that."""
+
+    name: bytes
+    node: Node
+    st: Stat
 
 
 @dataclass
@@ -109,6 +137,8 @@ class Vfs:
         self.mounts = mounts
         self.walker = Walker(mounts)
         self.watch = watch
+        self.admit = mounts.root.admit
+        """To be awaited before a change's checks: suspends while the disk is too far behind."""
 
     # -- opening
 
@@ -143,12 +173,9 @@ class Vfs:
                 raise IsDirectoryError("a path that ends in / is that of a directory")
         else:
             parent, name, _ = await self.walker.created(cred, where)
-        try:
-            await self.walker.step(cred, parent, name)
-        except UnknownToolError:
-            raise
-        except NotFoundError:
-            return await self.create(cred, At(parent, name), _stat.S_IFREG | mode)
+        if await self.walker.find(cred, parent, name) is None:
+            st = await self._searchable(cred, parent, name)
+            return await self._make(cred, At(parent, name), st, _stat.S_IFREG | mode)
         if flags & os.O_EXCL:
             raise ExistsError(f"exists: {_show(name)}")
         return None
@@ -166,10 +193,17 @@ class Vfs:
         parent, name, st = await self._new_name(cred, where, directory=_stat.S_ISDIR(mode))
         if _stat.S_ISCHR(mode) or _stat.S_ISBLK(mode):
             self._check_device(cred)
+        return await self._make(cred, At(parent, name), st, mode, rdev=rdev, target=target)
+
+    async def _make(
+        self, cred: Credentials, at: At, st: Stat, mode: int, *, rdev: int = 0, target: bytes = b""
+    ) -> Node:
+        """Makes an inode under a name that is free, in a directory with `st`."""
+        permission.check(cred, st, os.W_OK, at.name)
         gid = st.gid if st.mode & _stat.S_ISGID else cred.gid
         mode = permission.mode_of_new(cred, st, mode)
-        node = await parent.create(name, NewNode(mode, cred.uid, gid, rdev, target))
-        self.watch.name(parent, name, cred.door)
+        node = await at.parent.create(at.name, NewNode(mode, cred.uid, gid, rdev, target))
+        self.watch.name(at.parent, at.name, cred.door)
         return node
 
     async def link(self, cred: Credentials, old: Where, new: Where) -> Node:
@@ -193,7 +227,7 @@ class Vfs:
         """
         parent, name, slash = await self.walker.parent(cred, where, ExistsError)
         st = await self._searchable(cred, parent, name)
-        if await self._found(cred, parent, name) is not None:
+        if await self.mounts.find(cred, parent, name) is not None:
             raise ExistsError(f"exists: {_show(name)}")
         if slash and not directory:
             raise NotFoundError(f"no such directory: {_show(name)}")
@@ -231,11 +265,12 @@ class Vfs:
         st = await self._searchable(cred, goal.parent, goal.name)
         self.mounts.check_free(goal.parent, goal.name)
         self.mounts.check_free(source.parent, source.name)
-        node = await self._found(cred, source.parent, source.name)
+        node = await self.mounts.find(cred, source.parent, source.name)
         self.mounts.check_free(source.parent, source.name)
-        if node is not None:
-            self._check_same_tree(node, goal.parent)
-        target = await self._found(cred, goal.parent, goal.name)
+        if node is None:
+            raise NotFoundError(f"not found: {_show(source.name)}")
+        self._check_same_tree(node, goal.parent)
+        target = await self.mounts.find(cred, goal.parent, goal.name)
         if target is not None and flags == RENAME_NOREPLACE:
             raise ExistsError(f"exists: {_show(goal.name)}")
         plain = not (source.slash or goal.slash or flags == RENAME_EXCHANGE)
@@ -255,12 +290,6 @@ class Vfs:
                 self.watch.node(moved, cred.door)
         self.watch.name(source.parent, source.name, cred.door)
         self.watch.name(goal.parent, goal.name, cred.door)
-
-    async def _found(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
-        try:
-            return await self.mounts.lookup(cred, parent, name)
-        except NotFoundError:
-            return None
 
     async def _check_dir_move(self, cred: Credentials, old: Node, new: Node, node: Node) -> None:
         """A directory that changes its parent needs to be writable itself, for its `..` changes."""
@@ -327,6 +356,22 @@ class Vfs:
         self.watch.node(node, cred.door)
         return st
 
+    async def getxattr(self, cred: Credentials, node: Node, name: bytes) -> bytes:
+        """One extended attribute. NoDataError ENODATA."""
+        permission.check_xattr(cred, await node.stat(), name, os.R_OK)
+        return await node.getxattr(name)
+
+    async def setxattr(
+        self, cred: Credentials, node: Node, name: bytes, value: bytes | None
+    ) -> None:
+        """Sets one extended attribute, or removes it when the value is None."""
+        permission.check_xattr(cred, await node.stat(), name, os.W_OK)
+        if value is None:
+            await node.removexattr(name)
+        else:
+            await node.setxattr(name, value)
+        self.watch.node(node, cred.door)
+
     async def truncate(self, file: File, change: Change) -> Stat:
         """Sets the size of a file that is open for writing."""
         if change.size is not None and change.size < 0:
@@ -339,9 +384,21 @@ class Vfs:
         self.watch.node(file.node, file.cred.door)
         return st
 
+    async def read(self, file: File, size: int, offset: int) -> bytes:
+        """Bytes [offset, offset + size). CorruptError EIO, and a line in the log."""
+        try:
+            return await file.read(size, offset)
+        except CorruptError as exc:
+            _log_damage(file.node, exc)
+            raise
+
     async def write(self, file: File, data: bytes, offset: int) -> int:
         """Writes; on an ordinary file, setuid and setgid go as POSIX asks."""
-        written = await file.write(data, offset)
+        try:
+            written = await file.write(data, offset)
+        except CorruptError as exc:  # of a piece that the new bytes are joined with
+            _log_damage(file.node, exc)
+            raise
         if not file.node.control:
             await self._after_write(file.cred, file.node)
         return written
@@ -353,6 +410,11 @@ class Vfs:
             if mode is not None:
                 await node.setattr(Change(mode=mode))
         self.watch.node(node, cred.door)
+
+
+def _log_damage(node: Node, exc: CorruptError) -> None:
+    """Names the file whose stored bytes are bad: a program says no more of it than EIO."""
+    log.error("a file is damaged (find -inum %d tells its name): %s", node.ino, exc)
 
 
 def _check_open(cred: Credentials, st: Stat, flags: int) -> None:

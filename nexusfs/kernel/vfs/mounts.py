@@ -48,6 +48,16 @@ class MountTable:
             return covered
         return await parent.lookup(cred, name)
 
+    async def find(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
+        """As `lookup`, but None for a name that does not exist and could be made."""
+        if len(name) > NAME_MAX:
+            raise NameTooLongError("a name may have 255 bytes")
+        if parent is self.root:
+            tree = self.trees.get(name)
+            if tree is not None:
+                return tree
+        return await parent.find(cred, name)
+
     async def entries(self, cred: Credentials, directory: Node) -> list[DirEntry]:
         """All names of a directory, mounted trees included."""
         own = await directory.entries(cred)

@@ -37,6 +37,14 @@ class Walker:
         check(cred, st, os.X_OK, name)
         return await self._mounts.lookup(cred, parent, name)
 
+    async def find(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
+        """As `step`, but None for a name that does not exist and could be made."""
+        st = await parent.stat()
+        if not st.is_dir:
+            raise NotDirectoryError("not a directory")
+        check(cred, st, os.X_OK, name)
+        return await self._mounts.find(cred, parent, name)
+
     async def node(self, cred: Credentials, where: Where, *, follow: bool = True) -> Node:
         """The node that `where` leads to; the last symlink is followed only if `follow`.
 
@@ -130,11 +138,8 @@ class _Walk:
         name = parts[-1]
         if name in (b"", b".", b".."):
             raise IsDirectoryError("the path is that of a directory")
-        try:
-            node = await self._walker.step(self._cred, trail[-1], name)
-        except NotFoundError:
-            return trail, name
-        if not (await node.stat()).is_link:
+        node = await self._walker.find(self._cred, trail[-1], name)
+        if node is None or not (await node.stat()).is_link:
             return trail, name
         target = await self._target(node)
         start = trail[:1] if target.startswith(b"/") else trail

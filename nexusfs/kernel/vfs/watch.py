@@ -15,20 +15,22 @@ class Watch:
 
     def __init__(self) -> None:
         """No listeners yet."""
-        self._listeners: list[Callable[[Changed], None]] = []
+        self._listeners: list[tuple[str, Callable[[Changed], None]]] = []
         self._settled: list[Callable[[], Awaitable[None]]] = []
 
     def listen(
         self,
         listener: Callable[[Changed], None],
         settled: Callable[[], Awaitable[None]] | None = None,
+        *,
+        door: str = "",
     ) -> None:
-        """Adds a listener for the life of the kernel.
+        """Adds a listener for the life of the kernel; what comes through `door` it knows itself.
 
         `settled` returns when the listener has done all it was told to do so far; a listener
         that acts at once needs none.
         """
-        self._listeners.append(listener)
+        self._listeners.append((door, listener))
         if settled is not None:
             self._settled.append(settled)
 
@@ -43,10 +45,12 @@ class Watch:
 
     def node(self, node: Node, door: str) -> None:
         """Content or attributes of `node` changed."""
-        for listener in self._listeners:
-            listener(Changed(node, None, door))
+        for own, listener in self._listeners:
+            if door != own:
+                listener(Changed(node, None))
 
     def name(self, directory: Node, name: bytes, door: str) -> None:
         """A name appeared in, vanished from or was replaced in `directory`."""
-        for listener in self._listeners:
-            listener(Changed(directory, name, door))
+        for own, listener in self._listeners:
+            if door != own:
+                listener(Changed(directory, name))

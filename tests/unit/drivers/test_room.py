@@ -1,5 +1,6 @@
 """A full disk without one: the reserve file, and what may go on when it is given up."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -7,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from nexusfs.contracts.cred import KERNEL_CRED
-from nexusfs.contracts.errors import NoSpaceError, UnavailableError
+from nexusfs.contracts.errors import CorruptError, NoSpaceError, UnavailableError
 from nexusfs.contracts.node import Change, NewNode
-from nexusfs.contracts.store import ROOT_INO
+from nexusfs.contracts.store import ROOT_INO, BlobRef
 from nexusfs.drivers import network
-from nexusfs.drivers.room import Reserve, Room
+from nexusfs.drivers.room import CHANGE_BYTES, Reserve, Room
 from nexusfs.drivers.sqlite import SHRINK_PAGES, Database
 from nexusfs.drivers.store_local import LocalStore, open_store
 from nexusfs.fs.storefs import StoreFS
@@ -19,10 +20,19 @@ from nexusfs.fs.storefs import StoreFS
 FILE = NewNode(stat.S_IFREG | 0o644, 0, 0)
 
 
+class Disk:
+    """How much the disk of the store says that it has free."""
+
+    def __init__(self) -> None:
+        self.free_bytes = 1 << 30
+
+
 @pytest.fixture
-def no_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk has nothing free beside what a store already holds."""
-    monkeypatch.setattr(Reserve, "free_bytes", lambda self: 0)
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """A disk whose free space is what the test says."""
+    disk = Disk()
+    monkeypatch.setattr(Reserve, "free_bytes", lambda self: disk.free_bytes)
+    return disk
 
 
 def test_a_store_holds_a_reserve_and_keeps_it_over_a_close(tmp_path: Path) -> None:
@@ -48,9 +58,8 @@ def test_a_reserve_comes_back_only_where_it_fits(
     assert reserve.restore()
 
 
-@pytest.mark.usefixtures("no_space")
-def test_a_store_without_its_reserve_removes_and_does_not_grow(tmp_path: Path) -> None:
-    store = full_store(tmp_path)
+def test_a_store_without_its_reserve_removes_and_does_not_grow(tmp_path: Path, disk: Disk) -> None:
+    store = full_store(tmp_path, disk)
 
     with pytest.raises(NoSpaceError):
         store.meta.create(ROOT_INO, b"b", FILE)
@@ -65,18 +74,19 @@ def test_a_store_without_its_reserve_removes_and_does_not_grow(tmp_path: Path) -
     store.close()
 
 
-def full_store(tmp_path: Path) -> LocalStore:
+def full_store(tmp_path: Path, disk: Disk) -> LocalStore:
     """A store with one file on a disk that is full, its reserve given up."""
     store = open_store(tmp_path / "s")
-    store.room.full = False
     store.meta.create(ROOT_INO, b"a", FILE)
+    disk.free_bytes = 0
     store.room.make(removing=True)
     return store
 
 
-def test_a_store_grows_again_when_its_reserve_is_back(tmp_path: Path) -> None:
-    store = full_store(tmp_path)
+def test_a_store_grows_again_when_its_reserve_is_back(tmp_path: Path, disk: Disk) -> None:
+    store = full_store(tmp_path, disk)
     assert store.room.full
+    disk.free_bytes = 1 << 30
 
     store.meta.create(ROOT_INO, b"b", FILE)
 
@@ -84,7 +94,23 @@ def test_a_store_grows_again_when_its_reserve_is_back(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_removal_that_meets_a_full_disk_is_tried_once_more(
+def test_nothing_is_let_in_that_the_next_flush_has_no_room_for(tmp_path: Path, disk: Disk) -> None:
+    store = open_store(tmp_path / "s")
+    disk.free_bytes = 10 * CHANGE_BYTES
+    store.flush()
+    store.room.flushed(0)
+
+    with pytest.raises(NoSpaceError):
+        for n in range(100):
+            store.meta.create(ROOT_INO, b"%d" % n, FILE)
+            disk.free_bytes -= CHANGE_BYTES
+
+    assert 1 < len(store.meta.readdir(ROOT_INO)) < 10
+    assert store.room.waiting_bytes <= 10 * CHANGE_BYTES
+    store.close()
+
+
+def test_a_flush_that_meets_a_full_disk_takes_the_reserve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(tmp_path / "s")
@@ -92,12 +118,34 @@ def test_a_removal_that_meets_a_full_disk_is_tried_once_more(
     run, failures = Database.run, [1]
 
     def full_once(self: Database, sql: str, params: tuple[object, ...] = ()) -> int:
-        if sql.startswith("DELETE") and failures:
+        if "INSERT INTO edge" in sql and failures:
             failures.pop()
             raise NoSpaceError("full")
         return run(self, sql, params)
 
     monkeypatch.setattr(Database, "run", full_once)
+
+    store.flush()
+
+    assert store.room.full and not store._reserve.held
+    store.meta.unlink(ROOT_INO, b"a")
+    store.close()
+
+
+def test_a_journal_that_is_full_is_enospc_and_takes_the_reserve_for_a_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path / "s")
+    store.meta.create(ROOT_INO, b"a", FILE)
+    pwrite, failures = os.pwrite, [1]
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        if failures and "ops." in os.readlink(f"/proc/self/fd/{fd}"):
+            failures.pop()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
 
     store.meta.unlink(ROOT_INO, b"a")
 
@@ -112,26 +160,34 @@ async def test_a_write_that_fails_leaves_no_blob_behind(
     node = await StoreFS(store).root.create(b"f", FILE)
     file = await node.open(KERNEL_CRED, os.O_RDWR)
 
-    def full(*_: object) -> None:
-        raise NoSpaceError("full")
+    put = store.blobs.put
+    done: list[BlobRef] = []
 
-    monkeypatch.setattr(store.meta, "write", full)
+    def full(digest: bytes, data: bytes) -> BlobRef:
+        if len(done) > 1:
+            raise NoSpaceError("full")
+        done.append(put(digest, data))
+        return done[-1]
+
+    monkeypatch.setattr(store.blobs, "put", full)
     with pytest.raises(NoSpaceError):
-        await file.write(os.urandom(2 << 20), 0)
+        await file.write(os.urandom(3 << 20), 0)
 
-    assert list((tmp_path / "s" / "blobs" / "large").iterdir()) == []
+    for ref in done:
+        with pytest.raises(CorruptError):
+            store.blobs.get(ref)
     await file.release()
     store.close()
 
 
-def test_making_room_does_not_start_within_itself() -> None:
+def test_making_room_does_not_start_within_itself(tmp_path: Path) -> None:
     seen: list[bool] = []
 
     def make(removing: bool) -> bool:
         seen.append(room.make(removing=True))
         return removing
 
-    room = Room(make)
+    room = Room(Reserve(tmp_path), make)
 
     assert room.make(removing=True)
     assert seen == [False]

@@ -1,5 +1,6 @@
 """The directory of a store: lock, version, mode, durability by the words of the system calls."""
 
+import errno
 import os
 import signal
 import sqlite3
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nexusfs.contracts.errors import BusyError, UnavailableError
+from nexusfs.contracts.errors import BusyError, KernelError, UnavailableError
 from nexusfs.contracts.node import NewNode
-from nexusfs.contracts.store import ROOT_INO
+from nexusfs.contracts.store import ROOT_INO, Extent
 from nexusfs.drivers.store_local import open_store
 
 FILE = NewNode(stat.S_IFREG | 0o644, 0, 0)
@@ -70,6 +71,7 @@ def test_a_round_that_was_left_is_finished_by_the_next(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     store.meta.create(ROOT_INO, b"a", FILE)
     store.begin_sync()
+    store.meta.create(ROOT_INO, b"b", FILE)
 
     store.sync()
 
@@ -80,13 +82,65 @@ def test_a_round_that_was_left_is_finished_by_the_next(tmp_path: Path) -> None:
 def test_many_changes_are_checkpointed(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s")
 
-    for n in range(1100):
-        store.meta.touch(ROOT_INO, n)
-        store.meta.flush_atimes()
-        store.maintain()
+    for n in range(60):
+        for m in range(500):
+            store.meta.create(ROOT_INO, b"%d-%d" % (n, m), FILE)
+        store.flush()
 
-    assert store.meta.maintenance_due is False
-    assert (tmp_path / "s" / "meta.sqlite-wal").stat().st_size < 8 << 20
+    assert (tmp_path / "s" / "meta.sqlite-wal").stat().st_size < 16 << 20
+    store.close()
+
+
+def test_a_closed_store_leaves_an_empty_journal(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s")
+    store.meta.create(ROOT_INO, b"a", FILE)
+    before = [(tmp_path / "s" / name).stat().st_size for name in ("ops.0", "ops.1")]
+
+    store.close()
+
+    assert max(before) > 0
+    assert [(tmp_path / "s" / name).stat().st_size for name in ("ops.0", "ops.1")] == [0, 0]
+
+
+def test_a_sync_makes_the_journal_durable_and_stores_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def fdatasync(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    store = open_store(tmp_path / "s")
+    made = store.meta.create(ROOT_INO, b"a", FILE)
+    data = os.urandom(100_000)
+    blob = store.blobs.put(store.blobs.digest(data), data)
+    store.meta.write(made.ino, [Extent(0, len(data), None, blob)])
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+    store.sync()
+    store.sync()
+
+    assert synced == ["00000001.seg", "ops.0"]
+    store.close()
+
+
+def test_a_sync_that_fails_is_an_error_and_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path / "s")
+    store.meta.create(ROOT_INO, b"a", FILE)
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(KernelError, match="disk"):
+        patch.setattr(os, "fdatasync", broken)
+        store.sync()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    store.sync()
+
+    assert len(synced) == 1
     store.close()
 
 

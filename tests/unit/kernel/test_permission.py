@@ -7,9 +7,24 @@ import stat
 import pytest
 
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import AccessError, KernelError, NotPermittedError
+from nexusfs.contracts.errors import (
+    AccessError,
+    InvalidError,
+    KernelError,
+    NoDataError,
+    NotPermittedError,
+    RangeError,
+    UnavailableError,
+)
 from nexusfs.contracts.node import Change, Stat
-from nexusfs.kernel.permission import check, check_sticky, checked_change, may, open_mask
+from nexusfs.kernel.permission import (
+    check,
+    check_sticky,
+    check_xattr,
+    checked_change,
+    may,
+    open_mask,
+)
 from tests.kernel_fixture import ALICE, BOB, ROOT
 
 NOW = 10**18
@@ -292,3 +307,37 @@ def test_times_that_are_not_given_stay() -> None:
     found = changed(ALICE, attributes(0o644), Change(mtime_ns=6))
 
     assert (found.atime_ns, found.mtime_ns) == (None, 6)
+
+
+# Extended attributes
+
+
+@pytest.mark.parametrize(
+    ("cred", "st", "name", "mask", "expected"),
+    [
+        (ALICE, attributes(0o600), b"user.a", os.W_OK, None),
+        (BOB, attributes(0o644), b"user.a", os.R_OK, None),
+        (BOB, attributes(0o644), b"user.a", os.W_OK, AccessError),
+        (BOB, attributes(0o600), b"user.a", os.R_OK, AccessError),
+        (BOB, attributes(0o600), b"odd", os.R_OK, AccessError),
+        (ROOT, attributes(0o600), b"odd", os.R_OK, UnavailableError),
+        (BOB, attributes(0o600), b"security.x", os.R_OK, UnavailableError),
+        (ROOT, attributes(0o600), b"trusted.x", os.W_OK, UnavailableError),
+        (ROOT, attributes(0o600), b"user.", os.R_OK, InvalidError),
+        (ROOT, attributes(0o600), b"user." + b"x" * 251, os.R_OK, RangeError),
+        (ROOT, attributes(0o777, kind=stat.S_IFLNK), b"user.a", os.R_OK, NoDataError),
+        (ROOT, attributes(0o777, kind=stat.S_IFIFO), b"user.a", os.W_OK, NotPermittedError),
+        (BOB, attributes(0o1777, kind=DIR), b"user.a", os.W_OK, NotPermittedError),
+        (ALICE, attributes(0o1777, kind=DIR), b"user.a", os.W_OK, None),
+    ],
+)
+def test_extended_attributes_are_guarded_as_linux_does(
+    cred: Credentials, st: Stat, name: bytes, mask: int, expected: type[KernelError] | None
+) -> None:
+    try:
+        check_xattr(cred, st, name, mask)
+        found = None
+    except KernelError as exc:
+        found = type(exc)
+
+    assert found is expected

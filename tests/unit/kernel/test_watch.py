@@ -92,13 +92,14 @@ async def test_a_call_that_fails_tells_nothing(
     assert news == []
 
 
-async def test_the_door_of_a_change_is_told(root: Files, kernel: Kernel) -> None:
-    doors: list[str] = []
-    kernel.watch.listen(lambda changed: doors.append(changed.door), trio.lowlevel.checkpoint)
+async def test_a_door_is_not_told_of_what_came_through_it(root: Files, kernel: Kernel) -> None:
+    heard: list[bytes | None] = []
+    kernel.watch.listen(lambda changed: heard.append(changed.name), door="fuse")
 
     await root.calls.sys_mkdir(Credentials(0, 0, door="fuse"), "/d")
+    await root.calls.sys_mkdir(ROOT, "/e")
 
-    assert doors == ["fuse"]
+    assert heard == [b"e"]
 
 
 async def test_a_name_in_a_known_directory_can_be_made_and_removed(root: Files) -> None:
