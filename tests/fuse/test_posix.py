@@ -1,5 +1,6 @@
 """POSIX's rules through the mount, where Linux, the binding and the kernel each do a part."""
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -259,11 +260,10 @@ def test_an_unlinked_open_file_takes_all_that_an_open_file_takes(folder: Path) -
 
 def test_a_socket_in_the_mount_connects_two_programs(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-        os.chdir(folder)  # a path of a socket has 107 bytes
-        server.bind("s")
-        server.listen()
-        client.connect("s")
-        os.chdir("/")
+        with contextlib.chdir(folder):  # a path of a socket has 107 bytes
+            server.bind("s")
+            server.listen()
+            client.connect("s")
         client.send(b"through")
 
         with server.accept()[0] as accepted:
