@@ -1,5 +1,6 @@
 """A real mount for the tests: `mnt` is one for each module, `Mounts` makes further ones."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,7 +21,8 @@ class Mounts:
 
     def mount(self, name: str = "a", *options: str, env: dict[str, str] | None = None) -> Path:
         mnt = self.directory / f"mnt-{name}"
-        mnt.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # maybe a dead mount, which is no directory
+            mnt.mkdir()
         done = self.run("mount", str(mnt), "--store", str(self.store(name)), *options, env=env)
         assert done.returncode == 0, done.stderr
         self._mounted.append(mnt)
