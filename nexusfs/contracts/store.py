@@ -336,6 +336,10 @@ class Store(Protocol):
         """Makes everything acknowledged so far durable. Blocks for milliseconds."""
         ...
 
+    def reap(self) -> bool:
+        """Erases a piece of the large files that were removed; True when there is more."""
+        ...
+
     def begin_flush(self) -> FlushRound:
         """Starts a round; one that was under way is finished first, which blocks."""
         ...

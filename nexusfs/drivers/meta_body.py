@@ -46,12 +46,18 @@ class Body:
         pinned: something here is not stored yet, so that no window may be dropped.
     """
 
-    __slots__ = ("_load", "_names", "_windows", "changed", "pinned")
+    __slots__ = ("_last_stored", "_load", "_names", "_windows", "changed", "pinned")
 
-    def __init__(self, names: Names, load: Load | None) -> None:
-        """`load` reads stored extents; None for a file that has none."""
+    def __init__(
+        self, names: Names, load: Load | None, last_stored: Callable[[], int] | None = None
+    ) -> None:
+        """`load` reads stored extents, `last_stored` tells where the last of them begins.
+
+        None for a file that has none.
+        """
         self._names = names
         self._load = load
+        self._last_stored = last_stored
         self._windows: dict[int, list[Extent]] = {}
         self.changed: dict[int, Extent | None] = {}
         self.pinned = False
@@ -89,6 +95,11 @@ class Body:
             if index not in self._windows:
                 missing.setdefault(index, []).append(extent)
         self._windows |= missing
+
+    def last_start(self) -> int:
+        """No extent begins after this."""
+        loaded = max((w[-1].start for w in self._windows.values() if w), default=0)
+        return max(loaded, self._last_stored() if self._last_stored else 0)
 
     def put(self, extent: Extent) -> int:
         """Puts an extent, of any length, over what is there; returns the bytes it adds.

@@ -39,7 +39,7 @@ from nexusfs.drivers.meta_changes import (
 )
 from nexusfs.drivers.meta_rename import Rename
 from nexusfs.drivers.meta_schema import DIRECTORY_BYTES
-from nexusfs.drivers.meta_state import TreeState
+from nexusfs.drivers.meta_state import PIECE_BYTES, TreeState
 from nexusfs.drivers.op_journal import OpJournal
 from nexusfs.drivers.room import Room
 
@@ -55,6 +55,7 @@ class TreeMeta:
         self._state = state
         self._journal = journal
         self._room = room
+        self._dying: set[int] = set()
 
     @property
     def changes(self) -> int:
@@ -154,6 +155,8 @@ class TreeMeta:
         done, left = Rename(self._state, source, target).changes(flags, held)
         if done:
             self._commit(*done, growing=False)
+        if left is not None:
+            self._forsake(left, held)
         return left
 
     # Attributes
@@ -202,9 +205,21 @@ class TreeMeta:
         return self._state.blobs.find(digest, algorithm)
 
     def free(self, ino: int) -> None:
-        """Erases an orphan."""
-        self._state.load_content(self._state.attr(ino))
-        self._commit(EraseInode(ino), growing=False)
+        """Erases an orphan; a large one piece by piece, in `reap`."""
+        self._dying.add(ino)
+        if self._state.attr(ino).used <= PIECE_BYTES:
+            self.reap()
+
+    def reap(self) -> bool:
+        """Erases a piece of what was removed; True when there is more."""
+        if not self._dying:
+            return False
+        ino = self._dying.pop()
+        done = self._state.dying_piece(ino)
+        self._commit(*done, growing=False)
+        if not isinstance(done[0], EraseInode):
+            self._dying.add(ino)
+        return bool(self._dying)
 
     # Extended attributes
 
@@ -248,7 +263,13 @@ class TreeMeta:
             SetInode(directory.listed(-attr.is_dir, now)),
             growing=False,
         )
+        self._forsake(left, held)
         return left
+
+    def _forsake(self, left: Attr, held: Container[int]) -> None:
+        """Lets a file that stayed for its size alone be taken apart."""
+        if left.nlink == 0 and left.used > PIECE_BYTES and left.ino not in held:
+            self._dying.add(left.ino)
 
     def _commit(self, *done: TreeChange, growing: bool = True) -> None:
         """Writes a transaction to the journal and applies it. NoSpaceError ENOSPC."""

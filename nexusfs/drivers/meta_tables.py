@@ -137,6 +137,11 @@ class MetaTables:
         """The extents of a body that begin in [start, stop), by start."""
         return [_extent(row) for row in self._reader.rows(_EXTENTS, (body, start, stop))]
 
+    def last_start(self, body: int) -> int:
+        """Where the last extent of a body begins; 0 when it has none."""
+        row = self._reader.row("SELECT MAX(start) FROM extent WHERE body = ?", (body,))
+        return int(row[0] or 0)
+
     def xattrs(self, body: int) -> dict[bytes, bytes]:
         """The extended attributes of a body."""
         rows = self._reader.rows("SELECT name, value FROM xattr WHERE body = ?", (body,))

@@ -220,6 +220,10 @@ class LocalStore:
         finally:
             self.end_sync(ticket)
 
+    def reap(self) -> bool:
+        """Erases a piece of the large files that were removed; True when there is more."""
+        return self.meta.reap()
+
     def begin_flush(self) -> FlushRound:
         """Starts a round; one that was under way is finished first."""
         if self._flush is not None:
@@ -231,6 +235,8 @@ class LocalStore:
 
     def flush(self) -> None:
         """A whole round, here and now; on a full disk with the space of the reserve."""
+        while not self._parts.closing and self.reap():  # The next open goes on with the rest.
+            continue
         if self._flush is None and not self._state.unstored:
             return
         try:

@@ -78,15 +78,12 @@ class WriteBack:
             self._round.set()
 
     async def _flush(self) -> bool:
-        """One round; False when the disk refused."""
-        round_ = self._store.begin_flush()
+        """Erases what was removed, and does one round; False when the disk refused."""
         try:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(round_.seal, limiter=_THREADS)
-                round_.take()
-                await trio.to_thread.run_sync(round_.write, limiter=_THREADS)
+            while self._store.reap():
+                await trio.lowlevel.checkpoint()
+            await self._round_of_flush()
         except NoSpaceError:
-            round_.end()
             return self._flush_with_the_reserve()
         except KernelError as exc:
             log.error("what was acknowledged waits in the journal, the disk refused it: %s", exc)
@@ -94,9 +91,17 @@ class WriteBack:
         except Exception:  # A bug must not end the mount; the journal has everything.
             log.exception("what was acknowledged waits in the journal, the flush failed")
             return False
+        return True
+
+    async def _round_of_flush(self) -> None:
+        round_ = self._store.begin_flush()
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(round_.seal, limiter=_THREADS)
+                round_.take()
+                await trio.to_thread.run_sync(round_.write, limiter=_THREADS)
         finally:
             round_.end()
-        return True
 
     def _flush_with_the_reserve(self) -> bool:
         try:

@@ -10,6 +10,7 @@ from nexusfs.contracts.errors import (
     CorruptError,
     NoDataError,
     NoSpaceError,
+    StaleError,
     TooBigError,
 )
 from nexusfs.contracts.node import Change
@@ -329,6 +330,58 @@ def test_a_failed_transaction_changes_nothing(store: Store) -> None:
     assert 300 < count < 330 and after.ctime_ns > before.ctime_ns
     assert store.meta.getattr(made.ino) == after
     assert len(store.meta.listxattr(made.ino)) == count
+
+
+# Large files
+
+
+def large_file(store: Store) -> tuple[int, list[BlobRef]]:
+    made = store.meta.create(ROOT_INO, b"large", FILE)
+    refs = [blob(store, bytes([n + 1]) * (1 << 20)) for n in range(40)]
+    for n, ref in enumerate(refs):
+        store.meta.write(made.ino, [Extent(n << 20, 1 << 20, None, ref)])
+    return made.ino, refs
+
+
+def test_a_large_file_that_is_removed_goes_piece_by_piece(store: Store) -> None:
+    ino, refs = large_file(store)
+    store.flush()
+
+    store.meta.unlink(ROOT_INO, b"large")
+    sizes = [store.meta.getattr(ino).size >> 20]
+    while store.reap():
+        sizes.append(store.meta.getattr(ino).size >> 20)
+    store.flush()
+
+    assert sizes == [40, 23, 6]
+    assert store.meta.readdir(ROOT_INO) == []
+    assert errno_name(lambda: store.meta.getattr(ino)) is StaleError
+    assert all(is_gone(store, ref) for ref in refs)
+
+
+def test_a_large_file_that_was_half_removed_goes_at_the_next_open(opened: Reopenable) -> None:
+    store = opened.store
+    ino, refs = large_file(store)
+    store.meta.unlink(ROOT_INO, b"large")
+    assert store.reap()
+
+    store = opened.reopen()
+    store.flush()
+
+    assert errno_name(lambda: store.meta.getattr(ino)) is StaleError
+    assert all(is_gone(store, ref) for ref in refs)
+
+
+def test_a_large_file_that_is_replaced_or_closed_last_goes_too(store: Store) -> None:
+    ino, refs = large_file(store)
+    store.meta.create(ROOT_INO, b"small", FILE)
+    store.meta.rename((ROOT_INO, b"small"), (ROOT_INO, b"large"), held={ino})
+    assert not store.reap()
+
+    store.meta.free(ino)
+    store.flush()
+
+    assert all(is_gone(store, ref) for ref in refs)
 
 
 # Flushes
