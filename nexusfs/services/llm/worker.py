@@ -12,6 +12,7 @@ runs in a thread: end of file, which ends the process at once, and cancels are s
 """
 
 import asyncio
+import contextlib
 import copy
 import ctypes
 import importlib
@@ -279,6 +280,7 @@ def main(argv: list[str]) -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    _give_way()
     sock = socket.socket(fileno=int(argv[0]))
     sock.set_inheritable(False)
     environment = {}
@@ -299,6 +301,16 @@ def main(argv: list[str]) -> None:
         asyncio.run(until_eof(sock, keys))
     finally:
         os._exit(0)
+
+
+def _give_way() -> None:
+    """Lets the kernel's process run first: it needs little, and others wait for it.
+
+    SCHED_BATCH never takes the processor from whoever has it. Source: sched(7).
+    """
+    os.nice(5)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 async def until_eof(sock: socket.socket, keys: Keys) -> None:
