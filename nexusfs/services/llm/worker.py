@@ -160,6 +160,7 @@ class Worker:
                 if piece:
                     self.text(number, piece)
                     await self.writer.drain()
+                await asyncio.sleep(0)  # chunks that wait already would come one after the other
         finally:
             await answer.aclose()
         if getattr(answer, "received_finish_reason", assembly.finish_reason) is None:
