@@ -218,14 +218,21 @@ class AgentDir(DirNode):
 
     def __init__(self, table: Table, process: Process, ino: int, processes: ProcessTable) -> None:
         """The directory of `process`, for as long as it is in `processes`."""
-        super().__init__(table, process, ino)
+        self.table = table
+        self.row = _AGENT_ROW
+        self.obj = process
+        self.ino = ino
+        self.dynamic = None
         self._processes = processes
 
     async def stat(self) -> Stat:
         """Attributes. StaleError ESTALE when the agent was reaped."""
-        if self._processes.find(self.obj.pid) is not self.obj:
-            raise StaleError(f"agent {self.obj.pid} was reaped")
-        return await super().stat()
+        process: Process = self.obj
+        if self._processes.find(process.pid) is not process:
+            raise StaleError(f"agent {process.pid} was reaped")
+        t = process.changed_at_ns
+        cred = process.cred
+        return Stat(self.ino, _AGENT_ROW.mode, 2, cred.uid, cred.gid, 0, t, t, t)
 
 
 class StatusNode(TextNode):
@@ -251,6 +258,13 @@ class StatusNode(TextNode):
             self._bytes, self._version = self.render(self.obj), self.obj.version
         return self._bytes
 
+
+def _no_row(row: Row, obj: Any, ino: int) -> Node:
+    raise NotFoundError("not a row of a table")
+
+
+_AGENT_ROW = Row(b"", 0o040555, _no_row)
+"""What the directories of all agents share: `ls proc` makes 10,000 of them."""
 
 _VERB_LIST = (" ".join(VERBS) + "\n").encode()
 

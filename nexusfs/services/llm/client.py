@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import trio
+from pydantic_core import from_json
 
 from nexusfs.contracts.errors import ModelError, UnavailableError
 from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Usage
@@ -31,6 +32,8 @@ from nexusfs.services.llm.wire import LINE_BYTES
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 256 * 1024
+LINES_A_STEP = 8
+"""Lines between two checkpoints: 200 streams must not hold up who reads a status."""
 CLEAN_ENVIRONMENT: Mapping[str, str] = {"PATH": os.defpath, "LANG": "C.UTF-8"}
 
 
@@ -179,8 +182,10 @@ class _Connection:
             if b"\n" in data:
                 *lines, last = rest.split(b"\n")
                 rest = bytearray(last)
-                for line in lines:
+                for number, line in enumerate(lines, 1):
                     self._take(line)
+                    if number % LINES_A_STEP == 0:
+                        await trio.lowlevel.checkpoint()
             if len(rest) > LINE_BYTES:
                 log.error("the model worker sent a line over %d bytes; it is ended", LINE_BYTES)
                 return
@@ -188,8 +193,7 @@ class _Connection:
     def _take(self, line: bytes | bytearray) -> None:
         """Hands one line to its call; garbage is logged and dropped."""
         try:
-            value = json.loads(line)
-            self._deliver(value)
+            self._deliver(from_json(line))
         except (ValueError, TypeError, KeyError, AttributeError):
             log.warning("the model worker sent a line that is no message (%d bytes)", len(line))
         except Exception:  # an observer broke its promise; the other calls go on
