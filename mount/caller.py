@@ -30,6 +30,9 @@ def session_of(host_pid: int) -> int:
         return 0
 
 
-def credentials(uid: int, gid: int, pid: int) -> Credentials:
+def credentials(uid: int, gid: int, pid: int, agent_pid: int) -> Credentials:
     """Credentials of a request's context; groups and session are looked up when needed."""
-    return Credentials(uid, gid, groups=groups_of, session=session_of, host_pid=pid, door="fuse")
+    return Credentials(
+        uid, gid, groups=groups_of, session=session_of, agent_pid=agent_pid, host_pid=pid,
+        door="fuse",
+    )  # fmt: skip

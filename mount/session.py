@@ -1,6 +1,7 @@
 """One mount from its beginning to its end."""
 
 import logging
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]
         UnavailableError: EOPNOTSUPP, the mount was refused; says what may be missing.
     """
     root = kernel.backing.root
-    operations = Operations(kernel.syscalls, root)
+    operations = Operations(kernel.syscalls, root, kernel.agent_of)
+    kernel.mountpoint = _resolved(options.mountpoint)
     try:
         pyfuse3.init(operations, str(options.mountpoint), options.fuse)
     except RuntimeError as exc:
@@ -68,6 +70,11 @@ async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]
         await _serve(kernel, operations, options, ready)
     finally:
         pyfuse3.close(unmount=True)
+
+
+def _resolved(mountpoint: Path) -> str:
+    """The mount point without symlinks; to be asked before it is ours to answer for."""
+    return os.path.realpath(mountpoint)
 
 
 async def _serve(

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from nexusfs.boot.config import Config
-from nexusfs.boot.first_boot import own_credentials, populate
+from nexusfs.boot.first_boot import make_tmp, own_credentials, populate
 from nexusfs.boot.kernel import Backing, Kernel
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
@@ -23,6 +23,7 @@ from nexusfs.services.agent.program import AgentProgram
 from nexusfs.services.llm.client import WorkerClient, WorkerSetup
 from nexusfs.services.llm.router import ModelRouter
 from nexusfs.services.llm.settings import check_settings
+from nexusfs.services.sandbox.service import Sandboxes
 from nexusfs.services.tools import BUILTIN
 
 log = logging.getLogger(__name__)
@@ -103,22 +104,26 @@ class _Services:
 
     async def start(self) -> None:
         """Starts them in order; later ones may need earlier ones."""
-        starts = {"tools": self._tools, "models": self._models, "agents": self._agents}
+        starts = {
+            "tools": self._tools, "sandbox": self._sandbox, "models": self._models,
+            "agents": self._agents,
+        }  # fmt: skip
         for name, start in starts.items():
             self._kernel.services[name] = await self._state_of(name, start)
         agents = self._kernel.services["agents"]
         if agents != "running":
             self._kernel.processes.off = f"agents are not available here ({agents})"
 
-    async def _state_of(self, name: str, start: Callable[[], Awaitable[None]]) -> str:
+    async def _state_of(self, name: str, start: Callable[[], Awaitable[str | None]]) -> str:
+        """The state after `start`, which may say in a sentence what it has to do without."""
         if name in self._options.config.services_off:
             return "off"
         try:
-            await start()
+            lacks = await start()
         except Exception as exc:
             log.exception("service %s failed at boot", name)
             return f"degraded: {exc}"
-        return "running"
+        return f"degraded: {lacks}" if lacks else "running"
 
     async def _tools(self) -> None:
         for tool in BUILTIN:
@@ -126,6 +131,20 @@ class _Services:
         for name in self._options.config.tool_modules:
             for tool in importlib.import_module(name).TOOLS:
                 self._kernel.tools.register(tool)
+
+    async def _sandbox(self) -> str:
+        kernel = self._kernel
+        sandboxes = Sandboxes(self._options.config.sandbox, lambda: kernel.mountpoint)
+        lacks = await sandboxes.find()
+        await make_tmp(kernel.syscalls, own_credentials())
+        kernel.sandboxes, kernel.processes.sandbox = sandboxes, sandboxes.kind
+        kernel.gauges["sandboxes"] = lambda: len(sandboxes.callers)
+
+        def configure(config: Config) -> None:
+            sandboxes.settings = config.sandbox
+
+        kernel.on_reload.append(configure)
+        return lacks
 
     async def _models(self) -> None:
         options = self._options

@@ -14,7 +14,8 @@ class Credentials:
     Attributes:
         uid: POSIX user id.
         gid: primary group id.
-        agent_pid: pid of the agent that asks; 0 for people.
+        agent_pid: pid of the agent that asks; 0 for people, -1 for a caller who may be an agent's
+            process and cannot be told.
         host_pid: the calling thread in the host's process table; 0 when unknown.
         door: `fuse`, `python`, `agent`, `tool`, `kernel`.
     """

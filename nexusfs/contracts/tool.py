@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nexusfs.contracts.errors import InvalidError
 from nexusfs.contracts.node import DirEntry, Stat
+from nexusfs.contracts.sandbox import Programs
 
 DEFAULT_TIMEOUT_S = 30.0
 """Source: the reference runtime's tool_timeout."""
@@ -92,6 +93,7 @@ class ToolContext:
         search: grep and glob over them; None where there is no such seam.
         settings: the configuration's [tools] limits, keys as in TOOL_LIMITS.
         mountpoints: where the shell sees the tree, for the errors of paths that start there.
+        programs: runs programs in a sandbox; None where there is no such seam.
     """
 
     files: ToolFiles
@@ -100,6 +102,7 @@ class ToolContext:
     search: Search | None = None
     settings: dict[str, int] = field(default_factory=dict)
     mountpoints: tuple[str, ...] = ()
+    programs: Programs | None = None
 
     def path(self, path: str) -> str:
         """`path` made absolute from cwd; `/nexus/…` is the same as `/…`.

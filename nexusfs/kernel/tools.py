@@ -9,9 +9,11 @@ import trio
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
+    CapacityError,
     DisconnectedError,
     ExistsError,
     KernelError,
+    NoSandboxError,
     TimeoutExpiredError,
     UnknownToolError,
 )
@@ -20,6 +22,9 @@ from nexusfs.contracts.words import nearest
 from nexusfs.kernel.arguments import validate_arguments_async
 
 log = logging.getLogger(__name__)
+
+_REFUSALS = (CapacityError, DisconnectedError, NoSandboxError, TimeoutExpiredError)
+"""What the caller gets as it is, with its errno, for the tool did not fail by itself."""
 
 
 class ToolTable:
@@ -73,6 +78,7 @@ class ToolTable:
             UnknownToolError: ENOENT.
             InvalidError: EINVAL, the arguments do not fit the schema.
             TimeoutExpiredError: ETIMEDOUT, over the tool's timeout; the call was cancelled.
+            NoSandboxError, CapacityError: EOPNOTSUPP, EAGAIN, a program of it may not run now.
 
         A tool that fails gives a result with `error` set, whatever it raised. Suspends for as
         long as the tool runs; cancelling cancels the tool.
@@ -92,7 +98,7 @@ class ToolTable:
                 raise TimeoutExpiredError(
                     f"{name} took over {tool.timeout_s:g} s and was cancelled"
                 )
-        except (DisconnectedError, TimeoutExpiredError):
+        except _REFUSALS:
             raise
         except trio.TooSlowError:
             error = "it gave up waiting for something of its own"

@@ -206,6 +206,11 @@ class Process:
             self._ending = Log(closed=self.state.ended)
         return self._ending
 
+    async def has_ended(self) -> None:
+        """Suspends until the process has ended. Cancelling has no effect."""
+        while not self.state.ended:
+            await self.ending.changed()
+
     def close_streams(self) -> None:
         """Ends all streams and wakes all who wait for the end."""
         for log in (self.stdout, self.messages, self.events, self.ending):
@@ -249,9 +254,13 @@ class Process:
     def say(self, text: str) -> None:
         """A piece of live model text."""
         self.stdout.push_live(text.encode("utf-8", "replace"))
-        delta = {"time": now_iso(), "type": "text_delta", "text": text}
+        self.show("text_delta", text=text)
+
+    def show(self, kind: str, **fields: Any) -> None:
+        """A line of events_pipe that lives until the next event is recorded; not journaled."""
+        event = {"time": now_iso(), "type": kind, **fields}
         self.events.push_live(
-            json.dumps(delta, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+            json.dumps(event, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         )
 
     def unsay(self) -> None:

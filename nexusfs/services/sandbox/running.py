@@ -1,0 +1,118 @@
+"""A program from its first instruction to the end of the last process that it started."""
+
+import contextlib
+import signal
+
+import trio
+
+from nexusfs.contracts.sandbox import Command, Ended, SandboxKind
+from nexusfs.services.sandbox.asker import Asker
+from nexusfs.services.sandbox.limits import MIB, SandboxSettings
+from nexusfs.services.sandbox.output import Capture
+from nexusfs.services.sandbox.tree import GO, READ_BYTES, Tree
+from nexusfs.services.sandbox.watch import sample
+
+WATCH_S = 0.05
+"""Between two looks at the tree; a fork bomb makes some hundred processes in that time."""
+DRAIN_LIMIT_S = 5.0
+"""All writers are dead by then; the reading of what is in the pipes takes milliseconds."""
+
+
+class Running:
+    """Feeds a tree, reads what it says, and ends it at a limit.
+
+    Concurrency: the tasks of `run` share `_stopped`, which is set once, by `_stop`.
+    """
+
+    def __init__(self, tree: Tree, asker: Asker, settings: SandboxSettings) -> None:
+        """Nothing runs yet."""
+        self._tree = tree
+        self._asker = asker
+        self._settings = settings
+        self._stdout = Capture("stdout", asker, settings.reply_chars)
+        self._stderr = Capture("stderr", asker, settings.reply_chars)
+        self._stopped = ""
+        self._timed_out = False
+        self._exit_code = 0
+
+    async def run(self, command: Command) -> None:
+        """Lets the waiting program begin and returns when all of its tree has ended.
+
+        Cancelling leaves the tree running: the caller ends it.
+        """
+        async with trio.open_nursery() as readers:
+            readers.start_soon(self._read, self._tree.stdout, self._stdout)
+            readers.start_soon(self._read, self._tree.stderr, self._stderr)
+            async with trio.open_nursery() as watchers:
+                for watcher in (self._feed, self._watch_time):
+                    watchers.start_soon(watcher, command)
+                for look in (self._watch_tree, self._watch_agent):
+                    watchers.start_soon(look)
+                self._exit_code = await self._tree.exit_code()
+                watchers.cancel_scope.cancel()
+            self._tree.kill()
+            await self._tree.all_ended()
+            readers.cancel_scope.deadline = trio.current_time() + DRAIN_LIMIT_S
+
+    async def finish(self) -> None:
+        """Completes the files of long outputs; also after a cancelled `run`."""
+        await self._stdout.finish()
+        await self._stderr.finish()
+
+    def ended(self, kind: SandboxKind, duration_s: float) -> Ended:
+        """What came of it, after `finish`."""
+        return Ended(
+            self._exit_code, self._stdout.captured(), self._stderr.captured(), duration_s,
+            kind, self._stopped or self._limit_of_linux(), self._timed_out,
+        )  # fmt: skip
+
+    def _stop(self, why: str) -> None:
+        """Ends the tree because of a limit; the first limit is the one that is reported."""
+        self._stopped = self._stopped or why
+        self._tree.kill()
+
+    def _limit_of_linux(self) -> str:
+        """Which rlimit ended the program, by the signal that Linux sends."""
+        if self._exit_code == 128 + signal.SIGXCPU:
+            return f"it used over {self._settings.cpu_seconds} s of processor time"
+        if self._exit_code == 128 + signal.SIGXFSZ:
+            return f"it wrote a file of over {self._settings.file_mb} MiB"
+        return ""
+
+    # -- tasks
+
+    async def _feed(self, command: Command) -> None:
+        stdin = self._tree.stdin
+        with contextlib.suppress(trio.BrokenResourceError):  # it does not want to read
+            await stdin.send_all(GO + command.stdin)
+        await stdin.aclose()
+
+    async def _read(self, stream: trio.lowlevel.FdStream, capture: Capture) -> None:
+        most = self._settings.output_mb * MIB
+        while data := await stream.receive_some(READ_BYTES):
+            if capture.size_bytes < most:
+                await capture.feed(data[: most - capture.size_bytes])
+            if capture.size_bytes >= most:
+                self._stop(f"it wrote over {self._settings.output_mb} MiB")
+
+    async def _watch_time(self, command: Command) -> None:
+        wall_s = min(command.wall_s or self._settings.wall_seconds, self._settings.wall_seconds)
+        await trio.sleep(wall_s)
+        self._timed_out = not self._stopped
+        self._stop(f"it took over {wall_s:g} s")
+
+    async def _watch_tree(self) -> None:
+        settings = self._settings
+        while True:
+            await trio.sleep(WATCH_S)
+            count, size = await trio.to_thread.run_sync(
+                sample, self._tree.root, settings.processes, abandon_on_cancel=True
+            )
+            if count > settings.processes:
+                self._stop(f"it had over {settings.processes} processes")
+            elif size > settings.memory_mb * MIB:
+                self._stop(f"its processes had over {settings.memory_mb} MiB of memory")
+
+    async def _watch_agent(self) -> None:
+        await self._asker.ended()
+        self._stop("its agent ended")
