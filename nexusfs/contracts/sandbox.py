@@ -64,6 +64,7 @@ class Ended:
         stopped: the limit that ended it, as a sentence; empty when it ended by itself.
         timed_out: True when that limit was the time.
         kind: what held it.
+        note: a limit that it met and went on, as a sentence.
     """
 
     exit_code: int
@@ -73,6 +74,7 @@ class Ended:
     kind: SandboxKind
     stopped: str = ""
     timed_out: bool = False
+    note: str = ""
 
 
 class Programs(Protocol):

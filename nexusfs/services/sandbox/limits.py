@@ -15,6 +15,7 @@ class SandboxSettings(BaseModel):
 
     bubblewrap: bool = Field(True, description="use bubblewrap where it works")
     landlock: bool = Field(True, description="use Landlock where bubblewrap does not work")
+    cgroups: bool = Field(True, description="let cgroups keep limits where they can be made")
     none: bool = Field(False, description="run programs unheld where neither works")
     network: bool = Field(False, description="let programs use the host's network")
     share: tuple[str, ...] = Field((), description="further host directories to see, read-only")

@@ -1,18 +1,25 @@
 """A program from its first instruction to the end of the last process that it started."""
 
 import contextlib
+import logging
 import signal
 
 import trio
 
+from nexusfs.contracts.errors import NoSandboxError
 from nexusfs.contracts.sandbox import Command, Ended, SandboxKind
 from nexusfs.services.sandbox.asker import Asker
+from nexusfs.services.sandbox.cgroup import Cgroup, Cgroups
 from nexusfs.services.sandbox.limits import MIB, SandboxSettings
 from nexusfs.services.sandbox.output import Capture
 from nexusfs.services.sandbox.tree import GO, READ_BYTES, Tree
 from nexusfs.services.sandbox.watch import sample
 
-WATCH_S = 0.05
+log = logging.getLogger(__name__)
+
+OVERHEAD = 2
+"""Processes of a sandbox that are not the program's."""
+WATCH_S = 0.03
 """Between two looks at the tree; a fork bomb makes some hundred processes in that time."""
 DRAIN_LIMIT_S = 5.0
 """All writers are dead by then; the reading of what is in the pipes takes milliseconds."""
@@ -27,13 +34,57 @@ class Running:
     def __init__(self, tree: Tree, asker: Asker, settings: SandboxSettings) -> None:
         """Nothing runs yet."""
         self._tree = tree
+        self._cgroup: Cgroup | None = None
         self._asker = asker
         self._settings = settings
         self._stdout = Capture("stdout", asker, settings.reply_chars)
         self._stderr = Capture("stderr", asker, settings.reply_chars)
-        self._stopped = ""
+        self._stopped = self._note = ""
         self._timed_out = False
         self._exit_code = 0
+
+    async def prepare(self, cgroups: Cgroups | None) -> None:
+        """Suspends until the program waits to begin, held as planned. NoSandboxError."""
+        fault: NoSandboxError | None = None
+        async with trio.open_nursery() as nursery:
+            if cgroups is not None:
+                nursery.start_soon(trio.to_thread.run_sync, self._hold, cgroups)
+            try:
+                await self._tree.ready()
+                await self._tree.check()
+            except NoSandboxError as exc:  # not through the nursery, which would wrap it
+                fault = exc
+        if fault is not None:
+            raise fault
+        if self._cgroup is not None:
+            await trio.to_thread.run_sync(self._hold_rest, self._cgroup)
+
+    def _hold(self, cgroups: Cgroups) -> None:
+        """Puts the first process into a cgroup, while it makes the sandbox: both take 10 ms.
+
+        Where no cgroup can be made the tree is watched. Blocks: Linux waits for all processors.
+        """
+        settings = self._settings
+        try:
+            cgroup = cgroups.make(settings.memory_mb * MIB, settings.processes + OVERHEAD)
+        except OSError as exc:
+            log.info("no cgroup keeps the limits of a program: %s", exc)
+            return
+        self._cgroup = cgroup
+        if self._tree.namespace:  # a supervisor must not be in what Linux kills at the limit
+            with contextlib.suppress(OSError):  # it may be gone; `_hold_rest` looks again
+                cgroup.take([self._tree.root])
+
+    def _hold_rest(self, cgroup: Cgroup) -> None:
+        """Moves what was started before the first process was in the cgroup. Blocks.
+
+        NoSandboxError when that is not possible.
+        """
+        try:
+            members = cgroup.members()
+            cgroup.take([pid for pid in self._tree.program() if pid not in members])
+        except OSError as exc:
+            raise NoSandboxError(f"the program cannot be put into its cgroup: {exc}") from None
 
     async def run(self, command: Command) -> None:
         """Lets the waiting program begin and returns when all of its tree has ended.
@@ -55,15 +106,28 @@ class Running:
             readers.cancel_scope.deadline = trio.current_time() + DRAIN_LIMIT_S
 
     async def finish(self) -> None:
-        """Completes the files of long outputs; also after a cancelled `run`."""
+        """Completes the files of long outputs and removes the cgroup; also after a cancel."""
         await self._stdout.finish()
         await self._stderr.finish()
+        if self._cgroup is not None:
+            self._ask(self._cgroup)
+            self._cgroup.remove()
+
+    def _ask(self, cgroup: Cgroup) -> None:
+        """Notes which limits of the cgroup were met."""
+        settings = self._settings
+        if cgroup.memory_kills():
+            self._stopped = self._stopped or _over_memory(settings)
+        if refused := cgroup.refused_forks():
+            self._note = (
+                f"{refused} times a process or thread was refused: at most {settings.processes}"
+            )
 
     def ended(self, kind: SandboxKind, duration_s: float) -> Ended:
         """What came of it, after `finish`."""
         return Ended(
             self._exit_code, self._stdout.captured(), self._stderr.captured(), duration_s,
-            kind, self._stopped or self._limit_of_linux(), self._timed_out,
+            kind, self._stopped or self._limit_of_linux(), self._timed_out, self._note,
         )  # fmt: skip
 
     def _stop(self, why: str) -> None:
@@ -102,17 +166,23 @@ class Running:
         self._stop(f"it took over {wall_s:g} s")
 
     async def _watch_tree(self) -> None:
-        settings = self._settings
-        while True:
+        """Keeps the limits of the tree where no cgroup does."""
+        settings, root = self._settings, self._tree.root
+        while self._cgroup is None:
             await trio.sleep(WATCH_S)
-            count, size = await trio.to_thread.run_sync(
-                sample, self._tree.root, settings.processes, abandon_on_cancel=True
-            )
+            try:
+                count, size = await trio.to_thread.run_sync(sample, root, settings.processes)
+            except RuntimeError:  # Linux has no thread left to give
+                count, size = sample(root, settings.processes)
             if count > settings.processes:
                 self._stop(f"it had over {settings.processes} processes")
             elif size > settings.memory_mb * MIB:
-                self._stop(f"its processes had over {settings.memory_mb} MiB of memory")
+                self._stop(_over_memory(settings))
 
     async def _watch_agent(self) -> None:
         await self._asker.ended()
         self._stop("its agent ended")
+
+
+def _over_memory(settings: SandboxSettings) -> str:
+    return f"its processes had over {settings.memory_mb} MiB of memory"

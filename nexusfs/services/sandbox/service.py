@@ -16,6 +16,7 @@ from nexusfs.contracts.tool import ToolFiles
 from nexusfs.services.sandbox.asker import Asker
 from nexusfs.services.sandbox.bwrap import find_bubblewrap
 from nexusfs.services.sandbox.callers import Callers
+from nexusfs.services.sandbox.cgroup import Cgroups, find_cgroups
 from nexusfs.services.sandbox.limits import Rlimits, SandboxSettings
 from nexusfs.services.sandbox.plan import EVERYTHING, Bind, is_directory
 from nexusfs.services.sandbox.running import Running
@@ -63,6 +64,7 @@ class Sandboxes:
         self.callers = Callers()
         self._mountpoint = mountpoint
         self._holder: Holder | None = None
+        self._cgroups: Cgroups | None = None
         self._why = REFUSED
         self._running: Counter[int] = Counter()
 
@@ -74,10 +76,11 @@ class Sandboxes:
     async def find(self) -> str:
         """Finds out what holds programs here; a sentence when it is not the best there is.
 
-        Suspends while bubblewrap is tried out, 10 ms.
+        Suspends while bubblewrap and cgroups are tried out, 20 ms.
         """
         faults: list[str] = []
         settings = self.settings
+        self._cgroups = await trio.to_thread.run_sync(find_cgroups)
         if settings.bubblewrap:
             try:
                 self._holder = await trio.to_thread.run_sync(find_bubblewrap)
@@ -110,15 +113,14 @@ class Sandboxes:
             job = await self._job(self._holder, asker, command)
             began = trio.current_time()
             tree = self._holder.launch(job)
-            running = Running(tree, asker, self.settings)
+            running = Running(tree, asker, job.settings)
             known = False
             try:
                 with trio.move_on_after(START_LIMIT_S) as limit:
                     await tree.find_root()
                     self.callers.add(tree.root, tree.namespace, asker.cred.agent_pid)
                     known = True
-                    await tree.ready()
-                    await tree.check()
+                    await running.prepare(self._cgroups if job.settings.cgroups else None)
                 if limit.cancelled_caught:
                     raise NoSandboxError(f"the sandbox was not ready in {START_LIMIT_S:g} s")
                 await running.run(command)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from nexusfs.contracts.errors import NoSandboxError
+from nexusfs.services.sandbox.landlock import descendants
 from nexusfs.services.sandbox.limits import Rlimits, SandboxSettings
 from nexusfs.services.sandbox.plan import Bind
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 READY = b"ready\n"
 GO = b"go\n"
+NICE = 10
+"""Programs give way to the mount, which has to answer, and to end them, whatever they do."""
 START_LIMIT_S = 20.0
 """A start takes 15 ms; a machine under load some more."""
 END_LIMIT_S = 10.0
@@ -65,6 +68,8 @@ class Tree(ABC):
         self.root = 0
         self.namespace = 0
         self._pidfd = os.pidfd_open(process.pid)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
         self.stdin = trio.lowlevel.FdStream(os.dup(process.stdin.fileno()))
         self.stdout = trio.lowlevel.FdStream(os.dup(process.stdout.fileno()))
         self.stderr = trio.lowlevel.FdStream(os.dup(process.stderr.fileno()))
@@ -97,6 +102,10 @@ class Tree(ABC):
             said += piece
         if said != READY:
             raise NoSandboxError(f"the sandbox could not be made: {await self.complaint()}")
+
+    def program(self) -> list[int]:
+        """The processes that the program will be and come from, while it waits to begin."""
+        return descendants(self.root)
 
     async def complaint(self) -> str:
         """What a start that failed says about it, in one line."""

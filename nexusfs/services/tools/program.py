@@ -83,9 +83,10 @@ def _code(ended: Ended) -> str:
 
 
 def _said(ended: Ended) -> str:
-    """Both streams as text, each ending with a newline."""
+    """Both streams as text, each ending with a newline, and the note."""
     out, err = _text(ended.stdout), _text(ended.stderr)
-    return f"{out}[stderr]\n{err}" if err else out
+    said = f"{out}[stderr]\n{err}" if err else out
+    return f"{said}[{ended.note}]\n" if ended.note else said
 
 
 def _text(captured: Captured) -> str:
