@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuse.conftest import Mounts
-from tests.fuse.programs import gone, marked, run, sandboxes, tried, waiting
+from tests.fuse.programs import LANDLOCK, NOTHING_ELSE, gone, marked, run, sandboxes, tried, waiting
 from tests.fuse.shell import (
     call,
     ctl,
@@ -238,3 +239,48 @@ def test_umount_ends_programs_and_returns(mounts: Mounts, tmp_path: Path) -> Non
     mounts.umount(mnt)
 
     assert time.monotonic() - began < 10 and gone("7006", 2)
+
+
+def test_a_reader_that_waits_for_the_mount_ends_with_its_program(mnt: Path, agent: int) -> None:
+    began = time.monotonic()
+
+    failed, _ = tried(mnt, f"cat /nexus/proc/{agent}/wait & cat /nexus/proc/1/status; wait",
+                      timeout_s=0.5)  # fmt: skip
+
+    assert failed == "ETIMEDOUT" and time.monotonic() - began < 3
+    until(lambda: sandboxes(mnt) == 0)
+
+
+def test_a_program_of_a_program_ends_with_it(mnt: Path) -> None:
+    inner = json.dumps({"command": "sleep 7007"})
+
+    failed, _ = tried(mnt, f"echo '{inner}' > /nexus/dispatch/exec", timeout_s=1)
+
+    assert failed == "ETIMEDOUT" and gone("7007", 3)
+
+
+def test_unheld_programs_run_where_the_configuration_says_so(mounts: Mounts) -> None:
+    unheld = {**LANDLOCK, **NOTHING_ELSE, "NEXUSFS_SANDBOX__NONE": "true"}
+    mnt = mounts.mount("unheld", env=unheld)
+    pid = idle(mnt)
+
+    said = run(mnt, f"pwd; cat {mnt}/README | wc -l; readlink {mnt}/proc/self; echo $NEXUSFS_MNT",
+               agent=pid)  # fmt: skip
+    run(mnt, STUBBORN.format(mark="7008", then=""), "python", agent=pid)
+
+    words = said.split()
+    assert (words[0], words[2], words[3]) == (str(mnt), str(pid), str(mnt))
+    assert marked("7008") == [] and "Sandbox:\tnone\n" in read(mnt, pid, "status")
+    assert "unheld" in (mnt / "sys/services/sandbox").read_text()
+    end(mnt, pid)
+    mounts.umount(mnt)
+
+
+def test_with_the_network_granted_a_program_reaches_the_host(mounts: Mounts) -> None:
+    mnt = mounts.mount("network", env={"NEXUSFS_SANDBOX__NETWORK": "true"})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        script = f"import socket; print(socket.create_connection(('127.0.0.1', {port})).fileno())"
+
+        assert run(mnt, script, "python") == "3\n[exit code 0]"
+    mounts.umount(mnt)
