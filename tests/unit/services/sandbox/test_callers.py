@@ -49,7 +49,7 @@ def test_a_process_of_our_own_namespace_is_nobody_s() -> None:
 
 def test_a_process_of_a_known_namespace_is_the_agent_s() -> None:
     callers = Callers()
-    callers._own_namespace = 0
+    callers._own_namespace = ""
     callers.add(GONE, os.stat("/proc/self/ns/pid").st_ino, 7)
 
     assert callers.agent_of(os.getpid()) == 7
@@ -57,7 +57,7 @@ def test_a_process_of_a_known_namespace_is_the_agent_s() -> None:
 
 def test_a_process_of_another_namespace_goes_by_its_ancestors() -> None:
     callers = Callers()
-    callers._own_namespace = 0
+    callers._own_namespace = ""
 
     with asleep() as process:
         callers.add(GONE, 1, 7)
