@@ -1,7 +1,6 @@
 """One mount from its beginning to its end."""
 
 import logging
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +56,6 @@ async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]
     """
     root = kernel.backing.root
     operations = Operations(kernel.syscalls, root, kernel.agent_of)
-    kernel.mountpoint = _resolved(options.mountpoint)
     try:
         pyfuse3.init(operations, str(options.mountpoint), options.fuse)
     except RuntimeError as exc:
@@ -70,11 +68,6 @@ async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]
         await _serve(kernel, operations, options, ready)
     finally:
         pyfuse3.close(unmount=True)
-
-
-def _resolved(mountpoint: Path) -> str:
-    """The mount point without symlinks; to be asked before it is ours to answer for."""
-    return os.path.realpath(mountpoint)
 
 
 async def _serve(

@@ -38,6 +38,7 @@ class BootOptions:
         env_fd: memfd with the user's environment, for the model worker; None for an empty one.
         key_names: names of the keys in it.
         log_fd: where the worker's stderr goes; None: the kernel's own.
+        mountpoint: where the tree will be mounted, symlinks resolved; empty for nowhere.
     """
 
     store: Path
@@ -46,6 +47,7 @@ class BootOptions:
     env_fd: int | None = None
     key_names: tuple[str, ...] = ()
     log_fd: int | None = None
+    mountpoint: str = ""
 
 
 @contextlib.asynccontextmanager
@@ -134,7 +136,7 @@ class _Services:
 
     async def _sandbox(self) -> str:
         kernel = self._kernel
-        sandboxes = Sandboxes(self._options.config.sandbox, lambda: kernel.mountpoint)
+        sandboxes = Sandboxes(self._options.config.sandbox, self._options.mountpoint)
         lacks = await sandboxes.find()
         await make_tmp(kernel.syscalls, own_credentials())
         kernel.sandboxes, kernel.processes.sandbox = sandboxes, sandboxes.kind

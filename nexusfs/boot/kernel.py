@@ -63,7 +63,6 @@ class Kernel:
         mounts: one entry for each door of kind mount, for sys/mounts.
         gauges: numbers for sys/metrics and sys/sessions.
         models: what sys/models lists; set by the model service.
-        mountpoint: where the host has the tree, symlinks resolved; empty without a mount.
         sandboxes: runs programs; None while that service is off.
     """
 
@@ -75,7 +74,6 @@ class Kernel:
     gauges: dict[str, Callable[[], float]] = field(default_factory=dict)
     models: Callable[[], list[dict[str, Any]]] = list
     on_reload: list[Callable[[Config], None]] = field(default_factory=list)
-    mountpoint: str = ""
     sandboxes: Sandboxes | None = None
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ FORK_BOMB = (
 """2,047 processes if nothing holds them: enough to be told, too few to hurt who runs the test."""
 
 
+JUGGLE_S = 0.005
+"""A quarter of the sandboxes are planned with the directory and made with the link."""
 MEMORY_BOMB = (
     "import os, time\n"
     "for _ in range(8):\n"
@@ -158,8 +161,10 @@ def test_a_directory_that_is_swapped_for_a_link_shows_nothing_of_the_host(
         while not over.is_set():
             os.rename(swap, box.mnt / "aside")
             os.symlink(out, swap)
+            time.sleep(JUGGLE_S)
             os.unlink(swap)
             os.rename(box.mnt / "aside", swap)
+            time.sleep(JUGGLE_S)
 
     juggler = threading.Thread(target=juggle)
     juggler.start()

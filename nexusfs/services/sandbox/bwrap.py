@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from nexusfs.contracts.errors import NoSandboxError
 from nexusfs.contracts.sandbox import Grant, SandboxKind
 from nexusfs.contracts.tool import ToolFiles
 from nexusfs.services.sandbox.limits import MIB, Rlimits
-from nexusfs.services.sandbox.mountinfo import Mounted, mounted, own_device
+from nexusfs.services.sandbox.mountinfo import mount_at, mounted
 from nexusfs.services.sandbox.plan import Bind, binds_of, inside
 from nexusfs.services.sandbox.seccomp import (
     AF_INET,
@@ -141,9 +141,9 @@ class BwrapTree(Tree):
         lead to the host. So what counts is what Linux says is mounted.
         """
         found = mounted(self.root)
-        device = own_device(self._job.mountpoint)
+        ours = mount_at(self._job.mountpoint)
         for bind in self._job.binds:
-            if found.get(bind.place) != Mounted(device, bind.source):
+            if ours is None or found.get(bind.place) != replace(ours, root=bind.source):
                 raise NoSandboxError(
                     f"{bind.source} changed while the sandbox was made: it is no plain directory "
                     "of the mount any more; try again"

@@ -51,6 +51,8 @@ class Cgroup:
         for path in self.paths:
             try:
                 path.rmdir()
+            except FileNotFoundError:  # it was not made
+                continue
             except OSError as exc:
                 log.info("a cgroup stays behind: %s", exc)
 

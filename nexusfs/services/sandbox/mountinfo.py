@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A mount: the device, as `major:minor`, and which of its directories is to be seen."""
+    """A mount: the device, as `major:minor`, which of its directories is seen, and its type."""
 
     device: str
     root: str
+    kind: str
 
 
 def mounted(pid: int | str) -> dict[str, Mounted]:
@@ -19,16 +20,17 @@ def mounted(pid: int | str) -> dict[str, Mounted]:
         with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 fields = line.split(" ")
-                found[_plain(fields[4])] = Mounted(fields[2], _plain(fields[3]))
+                kind = fields[fields.index("-") + 1]
+                found[_plain(fields[4])] = Mounted(fields[2], _plain(fields[3]), kind)
     except OSError:
         pass
     return found
 
 
-def own_device(mountpoint: str) -> str:
-    """The device of what this process sees at `mountpoint`; empty for nothing."""
+def mount_at(mountpoint: str) -> Mounted | None:
+    """The FUSE mount that this process sees at `mountpoint`; None for none (yet)."""
     found = mounted("self").get(mountpoint)
-    return found.device if found else ""
+    return found if found is not None and found.kind.startswith("fuse") else None
 
 
 def _plain(text: str) -> str:

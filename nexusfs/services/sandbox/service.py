@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +18,7 @@ from nexusfs.services.sandbox.bwrap import find_bubblewrap
 from nexusfs.services.sandbox.callers import Callers
 from nexusfs.services.sandbox.cgroup import Cgroups, find_cgroups
 from nexusfs.services.sandbox.limits import Rlimits, SandboxSettings
+from nexusfs.services.sandbox.mountinfo import mount_at
 from nexusfs.services.sandbox.plan import EVERYTHING, Bind, is_directory
 from nexusfs.services.sandbox.running import Running
 from nexusfs.services.sandbox.supervised import Supervisor, find_landlock
@@ -26,6 +27,7 @@ from nexusfs.services.sandbox.tree import START_LIMIT_S, Job, Tree
 log = logging.getLogger(__name__)
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MOUNT_LOOK_S, MOUNT_LOOKS = 0.05, 400
 REFUSED = "programs are not run here"
 
 
@@ -58,11 +60,11 @@ class Sandboxes:
         kind: what holds an agent's program; `off` before `find`, and where nothing does.
     """
 
-    def __init__(self, settings: SandboxSettings, mountpoint: Callable[[], str]) -> None:
+    def __init__(self, settings: SandboxSettings, mountpoint: str) -> None:
         """`mountpoint` is where the host has the mount, symlinks resolved; empty for none."""
         self.settings = settings
         self.callers = Callers()
-        self._mountpoint = mountpoint
+        self.mountpoint = mountpoint
         self._holder: Holder | None = None
         self._cgroups: Cgroups | None = None
         self._why = REFUSED
@@ -145,11 +147,8 @@ class Sandboxes:
             self._running[uid] -= 1
 
     async def _job(self, holder: Holder, asker: Asker, command: Command) -> Job:
-        mountpoint = self._mountpoint()
-        if not mountpoint:
-            raise NoSandboxError(
-                "programs need a mount, for they see files through it: nexusfs mount DIR"
-            )
+        mountpoint = self.mountpoint
+        await self._mounted()
         cred = asker.cred
         if os.geteuid() != 0 and cred.uid != os.geteuid():
             raise NoSandboxError(
@@ -164,6 +163,16 @@ class Sandboxes:
             mountpoint, cred.uid, cred.gid, tuple(sorted(cred.groups)),
             self.settings, Rlimits.of(self.settings),
         )  # fmt: skip
+
+    async def _mounted(self) -> None:
+        """Suspends until the mount is there: agents go on a little before it is. NoSandboxError."""
+        for _ in range(MOUNT_LOOKS if self.mountpoint else 0):
+            if mount_at(self.mountpoint) is not None:
+                return
+            await trio.sleep(MOUNT_LOOK_S)
+        raise NoSandboxError(
+            "programs need a mount, for they see files through it: nexusfs mount DIR"
+        )
 
     async def _environment(self, holder: Holder, asker: Asker, mountpoint: str) -> dict[str, str]:
         home = f"/home/{asker.name}"

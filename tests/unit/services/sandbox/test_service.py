@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio.testing
 
 from nexusfs.boot.boot import BootOptions, running_kernel
 from nexusfs.boot.config import Config
 from nexusfs.boot.kernel import Kernel
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import CapacityError, NoSandboxError
+from nexusfs.services.sandbox.limits import SandboxSettings
 from nexusfs.services.sandbox.service import Sandboxes
 from tests.kernel_fixture import ROOT, spec
 
@@ -46,8 +48,6 @@ async def test_with_the_service_off_a_program_is_refused(tmp_path: Path) -> None
 async def test_where_nothing_holds_it_a_program_is_refused(tmp_path: Path) -> None:
     nothing = {"bubblewrap": False, "landlock": False}
     async with kernel_with(tmp_path, sandbox=nothing) as kernel:
-        kernel.mountpoint = "/nowhere"
-
         assert "[sandbox] none = true" in str(await refusal(kernel))
         assert kernel.services["sandbox"].startswith("degraded: programs are not run here")
 
@@ -56,8 +56,10 @@ async def test_a_user_s_mount_runs_no_program_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with kernel_with(tmp_path) as kernel:
-        kernel.mountpoint = "/nowhere"
+        monkeypatch.setattr("nexusfs.services.sandbox.service.mount_at", lambda _: "here")
         monkeypatch.setattr("os.geteuid", lambda: 1000)
+        assert kernel.sandboxes is not None
+        kernel.sandboxes.mountpoint = "/nowhere"
 
         assert "only root's mount" in str(await refusal(kernel, Credentials(1001, 1001)))
 
@@ -95,3 +97,15 @@ async def test_an_agent_s_status_says_what_holds_its_programs(
 
         await kernel.syscalls.sys_close(opened.fd)
         assert f"Sandbox:\t{kind}\n".encode() in said
+
+
+async def test_a_program_of_an_agent_that_goes_on_at_boot_waits_for_the_mount(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    looks = iter([None, None, "here"])
+    monkeypatch.setattr("nexusfs.services.sandbox.service.mount_at", lambda _: next(looks))
+    sandboxes = Sandboxes(SandboxSettings.model_validate({}), "/mnt/nexus")
+
+    await sandboxes._mounted()
+
+    assert next(looks, "none left") == "none left" and trio.current_time() > 0
