@@ -1,5 +1,6 @@
 """Between the kernel's attributes and pyfuse3's."""
 
+import stat
 import time
 
 import pyfuse3
@@ -30,10 +31,18 @@ def entry(node: Node, st: Stat) -> pyfuse3.EntryAttributes:
 
 
 def absent(parent: Node) -> pyfuse3.EntryAttributes:
-    """That a name does not exist, and for how long Linux may believe it."""
+    """What Linux learns of a name that is not in `parent`; the number 0 says that."""
     attr = pyfuse3.EntryAttributes()
     attr.st_ino = 0
     attr.entry_timeout = parent.entry_ttl_s
+    return attr
+
+
+def directory(ino: int) -> pyfuse3.EntryAttributes:
+    """What a listing says of `.` and `..`: number and type."""
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = ino
+    attr.st_mode = stat.S_IFDIR
     return attr
 
 

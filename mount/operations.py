@@ -21,7 +21,6 @@ from nexusfs.contracts.errors import (
     DisconnectedError,
     InterruptedCallError,
     NotFoundError,
-    StaleError,
 )
 from nexusfs.contracts.node import POLLERR, POLLHUP, POLLIN, At, File, Node
 from nexusfs.kernel.syscalls import Opened, Syscalls
@@ -29,6 +28,12 @@ from nexusfs.kernel.syscalls import Opened, Syscalls
 R = TypeVar("R")
 
 ROOT_INO = int(pyfuse3.ROOT_INODE)
+DOTS = (b".", b"..")
+UNKNOWN_INO = 0xFFFFFFFF
+"""What a listing has for the parent. Source: libfuse, FUSE_UNKNOWN_INO."""
+READDIR_BATCH = 8
+"""Names that are looked up at a time. A request of Linux takes 20 of them (4 KiB), or 100 and more
+(32 KiB, since 6.14), and what it does not take is looked up again."""
 
 
 class Operations(pyfuse3.Operations):
@@ -56,7 +61,10 @@ class Operations(pyfuse3.Operations):
 
     @fuse_op
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
-        """One name of a directory; Linux counts it as a reference until `forget`."""
+        """One name of a directory; Linux counts it as a reference until `forget`.
+
+        That an ordinary name is absent, Linux may believe for as long as that one is there.
+        """
         parent = self.inodes.get(parent_inode)
         try:
             node, st = await self._calls.sys_lookup(self._cred(ctx), At(parent, name))
@@ -261,16 +269,25 @@ class Operations(pyfuse3.Operations):
 
     @fuse_op
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
-        """Names with their attributes; a name that vanishes meanwhile is left out."""
-        entries = await self._calls.sys_readdir_fd(fh, start_id)
-        for position, item in enumerate(entries, start_id + 1):
-            try:
-                node, st = await self._calls.sys_entry(fh, item.name)
-            except (NotFoundError, StaleError):  # a vanished name is no error of the listing
-                continue
-            if not pyfuse3.readdir_reply(token, item.name, convert.entry(node, st), position):
-                break
-            self.inodes.add(node)
+        """`.` and `..`, then names with their attributes, without those that vanish meanwhile.
+
+        Linux takes no attributes, and counts no reference, for the first two.
+        """
+        inos = (self._calls.descriptors.get(fh).node.ino, UNKNOWN_INO)
+        for position, name in enumerate(DOTS[start_id:], start_id + 1):
+            dots = convert.directory(inos[position - 1])
+            if not pyfuse3.readdir_reply(token, name, dots, position):
+                return
+        position = max(start_id, len(DOTS))
+        while names := await self._calls.sys_readdir_fd(fh, position - len(DOTS), READDIR_BATCH):
+            for listed in names:
+                position += 1
+                if listed is None:
+                    continue
+                entry = convert.entry(listed.node, listed.st)
+                if not pyfuse3.readdir_reply(token, listed.name, entry, position):
+                    return
+                self.inodes.add(listed.node)
 
     @fuse_op
     async def releasedir(self, fh: int) -> None:

@@ -11,7 +11,6 @@ in a journal, and moves it to where it rests now and then: a flush. `Store.backl
 waits; who writes faster than the flush should wait while it is 1 or more.
 """
 
-import hashlib
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -58,20 +57,29 @@ class Extent:
         return self.start + self.length
 
 
-def digest_of(algorithm: str, data: bytes | memoryview) -> bytes:
-    """The digest of `data`; `algorithm` is a name that hashlib knows."""
-    return hashlib.new(algorithm, data, usedforsecurity=False).digest()
-
-
 @dataclass(frozen=True, slots=True)
 class Unsynced:
     """What a blob store has not made durable: new descriptors to fdatasync and close.
 
-    `until` is the blob store's own count of what they cover.
+    `until` is the blob store's own count of what they cover; `area` is the first part of it that
+    may still take blobs, for `reclaim`.
     """
 
     fds: list[int]
     until: int
+    area: int = 0
+
+
+class Living(Protocol):
+    """Who knows which blobs are named, by the beginning of their place. Blocks."""
+
+    def bytes_at(self, prefix: str) -> int:
+        """The sum of their sizes."""
+        ...
+
+    def blobs_at(self, prefix: str, most: int) -> list[BlobRef]:
+        """Some of them, at most so many."""
+        ...
 
 
 class BlobStore(Protocol):
@@ -82,6 +90,10 @@ class BlobStore(Protocol):
     """
 
     algorithm: str
+
+    def digest(self, data: bytes) -> bytes:
+        """The name of `data` as a new blob. Blocks for as long as hashing takes."""
+        ...
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Stores `data`, whose digest the caller has computed. NoSpaceError ENOSPC."""
@@ -98,8 +110,12 @@ class BlobStore(Protocol):
         """
         ...
 
-    def worth_moving(self, most_bytes: int) -> list[BlobRef]:
-        """Blobs that should be put anew and deleted, so that the space between them is freed."""
+    def reclaim(self, deleted: Sequence[BlobRef], living: Living, since: Unsynced) -> list[BlobRef]:
+        """Frees the space around blobs that were deleted; blocks.
+
+        Returns live blobs that should be put anew and deleted, so that more can be freed.
+        `living` knows of everything that was put before `since`.
+        """
         ...
 
     def unsynced(self) -> Unsynced:

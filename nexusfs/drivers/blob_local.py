@@ -1,17 +1,19 @@
 """Blobs on the local disk: append-only segment files, and own files for large ones.
 
-A segment is a run of frames: a header of 48 bytes (magic, state, algorithm, size, digest) and
-the bytes. `BlobRef.place` is `segment:offset of the header`. A blob over 1 MiB is a file of its
-own in `large/`, and `place` is its name: the digest and a number that no other blob has, so that
-one may be deleted while the same bytes are put again.
+A segment is a run of frames: a header of 48 bytes (magic, algorithm, size, digest) and the bytes.
+`BlobRef.place` is `segment:offset of the header`. A blob over 1 MiB is a file of its own in
+`large/`, and `place` is its name: the digest and a number that no other blob has, so that one may
+be deleted while the same bytes are put again.
 
-What a crash leaves: a frame that was not written to its end is the last of the last segment,
-and nothing names it; it is cut off at open. A frame or file that was written but is named by
-no metadata stays as garbage, for `gc` to find.
+What is written is never written again, not even in part: after a sync, and after an open, the
+next frame begins on a page of its own. So a power cut cannot harm what was synced, whatever it
+does to the pages that were under way. What it leaves behind at the end of a segment is never
+named and never read; the next frame goes after it.
 
-What deletion frees: a large blob's file; the whole blocks inside a frame (a hole is punched);
-a segment file in which every frame is dead. What is left of small frames is freed when the live
-ones have moved: `worth_moving` names those of a segment that is dead for the most part.
+What deletion frees: a large blob's file; the whole pages inside a frame (a hole is punched). What
+is left between live frames is freed by `reclaim`, with the help of whoever knows which are live:
+a segment without live blobs is removed, and those of one that is dead for the most part should be
+put anew.
 
 Concurrency: every method may be called from any thread; a lock makes them take turns, for as
 long as one write to the page cache takes. The writeback thread only calls fdatasync on
@@ -22,62 +24,45 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ctypes import CDLL, c_int, c_longlong
-from dataclasses import dataclass
 from pathlib import Path
 
 from nexusfs.contracts.errors import CorruptError, KernelError, NoSpaceError
-from nexusfs.contracts.store import BlobRef, Unsynced, digest_of
+from nexusfs.contracts.store import BlobRef, Living, Unsynced
+from nexusfs.drivers.digest import ALGORITHM, digest_of
 from nexusfs.drivers.sqlite import fsync_directory
 
+PAGE_BYTES = 4096
 SEGMENT_BYTES = 64 << 20
-"""A segment that is longer takes no more frames: one walk over its headers stays under 50 ms."""
+"""A segment that is longer takes no more frames: little has to move to empty one."""
 LARGE_BYTES = 1 << 20
 """Blobs over this are files of their own."""
 WRITEBACK_BYTES = 16 << 20
 """Appended bytes after which the disk is started, so that a later sync has little to wait for."""
+MOVED_AT_ONCE = 1000
+"""Blobs that should move at once, about, if they are not a segment full before that."""
 OPEN_SEGMENTS = 32
 
-_MAGIC = b"NXB1"
 _HEADER = struct.Struct("<4sBBHI36s")
-_LIVE, _DEAD = 1, 0
-_ALGORITHMS = {"sha256": 1}
-_NAMES = {number: name for name, number in _ALGORITHMS.items()}
+_MAGIC = b"NXB1"
+_ALGORITHMS = {"sha256": 1, "blake3": 2}
 _PUNCH_KEEP_SIZE = 0x02 | 0x01
 """FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: linux/falloc.h."""
+
 _libc = CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [c_int, c_int, c_longlong, c_longlong]
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """One frame of a segment; `offset` is that of its header."""
-
-    offset: int
-    size: int
-    live: bool
-    algorithm: str
-    digest: bytes
-
-    @property
-    def length(self) -> int:
-        return _HEADER.size + self.size
-
-    @property
-    def stop(self) -> int:
-        return self.offset + self.length
 
 
 class LocalBlobs:
     """Blobs in one directory; see `contracts.store.BlobStore`."""
 
-    algorithm = "sha256"
+    algorithm = ALGORITHM
 
     def __init__(self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
-        """Opens or makes the directory, and cuts a garbled tail off."""
+        """Opens or makes the directory."""
         self._directory = directory
         self._large = directory / "large"
         self._large.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -86,16 +71,22 @@ class LocalBlobs:
         self._lock = threading.RLock()
         self._fds: dict[int, int] = {}
         self._puts = 0
+        self._touched: set[int] = set()
         self._dirty: dict[int | str, int] = {}
-        self._live_bytes: dict[int, int] = {}
         self._unsynced_bytes = 0
         self._writeback: ThreadPoolExecutor | None = None
         numbers = [int(path.stem) for path in directory.glob("*.seg")]
         self._segment = max(numbers, default=0)
-        self._end = self._cut_tail() if numbers else segment_bytes
+        self._end = segment_bytes
+        if numbers:
+            self._end = _next_page(os.fstat(self._fd(self._segment)).st_size)
         for path in self._large.glob("*.tmp"):  # A crash in the middle of a put.
             path.unlink()
         self._next_large = 1 + max(map(_number_of, os.listdir(self._large)), default=0)
+
+    def digest(self, data: bytes) -> bytes:
+        """The name of `data` as a new blob."""
+        return digest_of(self.algorithm, data)
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Stores `data`. NoSpaceError ENOSPC leaves nothing behind."""
@@ -104,9 +95,8 @@ class LocalBlobs:
                 return self._put_large(digest, data)
             if self._end >= self._segment_bytes:
                 self._next_segment()
-            header = _HEADER.pack(
-                _MAGIC, _LIVE, _ALGORITHMS[self.algorithm], 0, len(data), digest.ljust(36, b"\0")
-            )
+            algorithm = _ALGORITHMS[self.algorithm]
+            header = _HEADER.pack(_MAGIC, 1, algorithm, 0, len(data), digest.ljust(36, b"\0"))
             offset = self._end
             fd = self._fd(self._segment)
             try:
@@ -116,8 +106,6 @@ class LocalBlobs:
                 raise
             self._end = offset + len(header) + len(data)
             self._note(self._segment)
-            if self._segment in self._live_bytes:
-                self._live_bytes[self._segment] += len(data) + _HEADER.size
             self._start_writeback(fd, len(data))
             return BlobRef(self.algorithm, digest, len(data), f"{self._segment}:{offset}")
 
@@ -138,30 +126,23 @@ class LocalBlobs:
             (self._large / ref.place).unlink(missing_ok=True)
             return
         with self._lock, suppress(FileNotFoundError):
-            self._kill_frame(*place, ref)
+            self._punch(*place, ref)
 
-    def worth_moving(self, most_bytes: int) -> list[BlobRef]:
-        """Live blobs of a segment that takes twice the space of its live ones, up to a sum.
-
-        Only segments in which something was deleted since the open are looked at.
-        """
-        with self._lock:
-            for segment, live_bytes in self._live_bytes.items():
-                if (
-                    segment != self._segment
-                    and live_bytes * 2 < os.fstat(self._fd(segment)).st_size
-                ):
-                    return self._live_blobs(segment, most_bytes)
-        return []
-
-    def _live_blobs(self, segment: int, most_bytes: int) -> list[BlobRef]:
-        found: list[BlobRef] = []
-        left = most_bytes
-        for frame in _frames(self._fd(segment)):
-            if frame.live and (left := left - frame.size) >= 0:
-                place = f"{segment}:{frame.offset}"
-                found.append(BlobRef(frame.algorithm, frame.digest, frame.size, place))
-        return found
+    def reclaim(self, deleted: Sequence[BlobRef], living: Living, since: Unsynced) -> list[BlobRef]:
+        """Removes segments without live blobs; returns live ones that are in the way of more."""
+        self._touched |= {place[0] for ref in deleted if (place := _place(ref)) is not None}
+        moving: list[BlobRef] = []
+        for segment in sorted(self._touched):
+            enough = len(moving) >= MOVED_AT_ONCE or sum(r.size for r in moving) >= SEGMENT_BYTES
+            if enough or segment >= since.area:
+                continue  # It takes blobs that `living` has not heard of; or it has to wait.
+            self._touched.discard(segment)
+            live_bytes = living.bytes_at(f"{segment}:")
+            if live_bytes == 0:
+                self._drop_segment(segment)
+            elif live_bytes * 2 < self._size(segment):
+                moving += living.blobs_at(f"{segment}:", MOVED_AT_ONCE)
+        return moving
 
     def unsynced(self) -> Unsynced:
         """What was put and may not be on disk, with new descriptors to fdatasync and close."""
@@ -175,7 +156,8 @@ class LocalBlobs:
                         fds.append(os.open(self._large / where, os.O_RDONLY | os.O_CLOEXEC))
             if any(isinstance(where, str) for where in self._dirty):
                 fds.append(os.open(self._large, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            return Unsynced(fds, self._puts)
+            self._end = _next_page(self._end)
+            return Unsynced(fds, self._puts, self._segment)
 
     def synced(self, unsynced: Unsynced) -> None:
         """All of `unsynced` is on disk."""
@@ -224,26 +206,30 @@ class LocalBlobs:
         with self._lock:
             return os.pread(self._fd(segment), ref.size, offset + _HEADER.size)
 
-    def _kill_frame(self, segment: int, offset: int, ref: BlobRef) -> None:
+    def _punch(self, segment: int, offset: int, ref: BlobRef) -> None:
+        """Frees the whole pages inside a frame; not the parts of pages, which others share."""
         fd = self._fd(segment)
-        frame = _frame_at(fd, offset)
-        if frame is None or not frame.live or frame.digest != ref.digest:
-            return  # Freed before a crash, or never written: not ours to touch.
-        if segment not in self._live_bytes:
-            self._live_bytes[segment] = sum(each.length for each in _frames(fd) if each.live)
-        _write_all(fd, (bytes([_DEAD]),), offset + len(_MAGIC))
-        self._live_bytes[segment] -= frame.length
-        if self._live_bytes[segment] == 0 and segment != self._segment:
-            self._drop_segment(segment)
-        elif ref.size >= 4096:
-            # A filesystem without holes keeps the bytes until the segment is dropped.
-            _libc.fallocate(fd, _PUNCH_KEEP_SIZE, offset + _HEADER.size, ref.size)
+        if os.pread(fd, _HEADER.size, offset)[12 : 12 + len(ref.digest)] != ref.digest:
+            return  # Not what is there: not ours to touch.
+        first = _next_page(offset + _HEADER.size)
+        length = (offset + _HEADER.size + ref.size) // PAGE_BYTES * PAGE_BYTES - first
+        if length > 0:
+            # A filesystem without holes keeps the bytes until the segment is removed.
+            _libc.fallocate(fd, _PUNCH_KEEP_SIZE, first, length)
 
     def _drop_segment(self, segment: int) -> None:
-        os.close(self._fds.pop(segment))
-        self._path(segment).unlink()
-        self._dirty.pop(segment, None)
-        del self._live_bytes[segment]
+        with self._lock, suppress(FileNotFoundError):
+            fd = self._fds.pop(segment, None)
+            if fd is not None:
+                os.close(fd)
+            self._dirty.pop(segment, None)
+            self._path(segment).unlink()
+
+    def _size(self, segment: int) -> int:
+        try:
+            return self._path(segment).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _path(self, segment: int) -> Path:
         return self._directory / f"{segment:08d}.seg"
@@ -266,17 +252,6 @@ class LocalBlobs:
             raise translated(exc) from exc
         self._segment, self._end = number, 0
 
-    def _cut_tail(self) -> int:
-        """Cuts the last segment after its last good frame; returns the new length."""
-        fd = self._fd(self._segment)
-        end, last = 0, None
-        for frame in _frames(fd):
-            end, last = frame.stop, frame
-        if last is not None and last.live and not _intact(fd, last):
-            end = last.offset
-        os.ftruncate(fd, end)
-        return end
-
     def _start_writeback(self, fd: int, size: int) -> None:
         self._unsynced_bytes += size
         if self._unsynced_bytes < WRITEBACK_BYTES:
@@ -287,29 +262,8 @@ class LocalBlobs:
         self._writeback.submit(_sync_and_close, os.dup(fd))
 
 
-def _frames(fd: int) -> Iterator[_Frame]:
-    """The frames of a segment up to its end or to the first that is no frame."""
-    end, offset = os.fstat(fd).st_size, 0
-    while frame := _frame_at(fd, offset):
-        if frame.stop > end:
-            return
-        yield frame
-        offset = frame.stop
-
-
-def _frame_at(fd: int, offset: int) -> _Frame | None:
-    raw = os.pread(fd, _HEADER.size, offset)
-    if len(raw) < _HEADER.size:
-        return None
-    magic, state, algorithm, _, size, digest = _HEADER.unpack(raw)
-    if magic != _MAGIC or algorithm not in _NAMES:
-        return None
-    return _Frame(offset, size, state == _LIVE, _NAMES[algorithm], digest[:32])
-
-
-def _intact(fd: int, frame: _Frame) -> bool:
-    data = os.pread(fd, frame.size, frame.offset + _HEADER.size)
-    return digest_of(frame.algorithm, data) == frame.digest
+def _next_page(offset: int) -> int:
+    return (offset + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
 
 
 def _place(ref: BlobRef) -> tuple[int, int] | None:

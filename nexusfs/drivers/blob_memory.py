@@ -1,18 +1,25 @@
 """Blobs in memory: the fake for tests, and what a blob store is at its smallest."""
 
+from collections.abc import Sequence
+
 from nexusfs.contracts.errors import CorruptError
-from nexusfs.contracts.store import BlobRef, Unsynced, digest_of
+from nexusfs.contracts.store import BlobRef, Living, Unsynced
+from nexusfs.drivers.digest import ALGORITHM, digest_of
 
 
 class MemoryBlobs:
     """A dict of blobs; gone with the process."""
 
-    algorithm = "sha256"
+    algorithm = ALGORITHM
 
     def __init__(self) -> None:
         """An empty store."""
         self._blobs: dict[str, bytes] = {}
         self._puts = 0
+
+    def digest(self, data: bytes) -> bytes:
+        """The name of `data` as a new blob."""
+        return digest_of(self.algorithm, data)
 
     def put(self, digest: bytes, data: bytes) -> BlobRef:
         """Keeps `data`."""
@@ -32,8 +39,8 @@ class MemoryBlobs:
         """Drops the blob."""
         self._blobs.pop(ref.place, None)
 
-    def worth_moving(self, most_bytes: int) -> list[BlobRef]:
-        """There is no space between them."""
+    def reclaim(self, deleted: Sequence[BlobRef], living: Living, since: Unsynced) -> list[BlobRef]:
+        """There is no space around them."""
         return []
 
     def unsynced(self) -> Unsynced:

@@ -18,10 +18,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
 from nexusfs.contracts.errors import KernelError
-from nexusfs.contracts.store import BlobRef, BlobStore, Extent, Unsynced, digest_of
+from nexusfs.contracts.store import BlobRef, BlobStore, Extent, Unsynced
 from nexusfs.drivers.meta_state import TreeState
 from nexusfs.drivers.meta_tables import Batch, MetaTables
 from nexusfs.drivers.op_journal import OpJournal
@@ -32,8 +31,6 @@ INLINE_BYTES = 4096
 """What is shorter stays inline in the tables: one page of the database."""
 SEALED_BYTES = 1 << 20
 """Largest blob that is made of inline extents that touch."""
-MOVED_BYTES = 8 << 20
-"""Blobs that one round moves out of a segment that is dead for the most part."""
 CHECKPOINT_ROWS = 20_000
 """Rows between checkpoints: their pages make a log of 10 to 20 MiB."""
 
@@ -129,12 +126,8 @@ class FlushRound:
             self._sync_blobs()
             self._parts.tables.store(batch)
             self._done.add("write")
-            for ref in self._doomed + self._spare:
-                with suppress(KernelError):  # It takes space until `gc`, no more.
-                    self._parts.blobs.delete(ref)
+            self._delete()
             self._checkpoint(len(batch))
-            if not self._parts.closing:
-                self._parts.moved = self._moved()
 
     def end(self) -> None:
         """Lets the memory and the journal know. In the kernel's thread; does not block."""
@@ -166,22 +159,24 @@ class FlushRound:
     def _blob(self, data: bytes) -> BlobRef:
         parts = self._parts
         algorithm = parts.blobs.algorithm
-        digest = digest_of(algorithm, data)
+        digest = parts.blobs.digest(data)
         return parts.tables.stored_blob(digest, algorithm) or parts.blobs.put(digest, data)
 
-    def _moved(self) -> list[tuple[BlobRef, BlobRef]]:
-        """Puts some blobs anew whose segment is to be emptied."""
-        blobs = self._parts.blobs
-        moved = []
-        for ref in blobs.worth_moving(MOVED_BYTES):
+    def _delete(self) -> None:
+        """Deletes dead blobs, and puts some anew that keep much dead space from being freed."""
+        parts = self._parts
+        blobs, dead = parts.blobs, self._doomed + self._spare
+        for ref in dead:
+            blobs.delete(ref)
+        living = blobs.reclaim(dead, parts.tables, self._unsynced)
+        for ref in living if not parts.closing else ():
             try:
                 data = blobs.get(ref)
                 if blobs.algorithm == ref.algorithm:
-                    moved.append((ref, blobs.put(ref.digest, data)))
-            except KernelError as exc:  # It stays, and its segment with it.
+                    parts.moved.append((ref, blobs.put(ref.digest, data)))
+            except KernelError as exc:  # It stays, and what is around it too.
                 log.warning("a blob was not moved: %s", exc)
-                break
-        return moved
+                return
 
     def _sync_blobs(self) -> None:
         fds = self._unsynced.fds[:]

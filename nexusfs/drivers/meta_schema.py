@@ -55,6 +55,7 @@ CREATE TABLE blob (
     refs BIGINT NOT NULL,
     PRIMARY KEY (digest, algorithm)) WITHOUT ROWID;
 CREATE INDEX blob_dead ON blob (digest) WHERE refs = 0;
+CREATE INDEX blob_place ON blob (place);
 """
 """`mode` has the type bits; `used` is stored bytes; `parent` is a directory's; times in ns."""
 
@@ -123,5 +124,6 @@ def _upgrade_to_2(db: Database) -> None:
         for digest, algorithm in db.rows("SELECT digest, algorithm FROM blob WHERE place = 'file'"):
             name = f"{algorithm}-{bytes(digest).hex()}"
             db.run("UPDATE blob SET place = ? WHERE digest = ?", (name, digest))
+        db.run("CREATE INDEX blob_place ON blob (place)")
         db.run("INSERT INTO meta VALUES ('applied', 0)")
         db.run("UPDATE meta SET value = ? WHERE key = 'version'", (SCHEMA_VERSION,))

@@ -51,6 +51,9 @@ _SET_BLOBS = """
 INSERT INTO blob VALUES {} ON CONFLICT (digest, algorithm) DO UPDATE SET
 size = excluded.size, place = excluded.place, refs = excluded.refs
 """
+_AT_PLACE = "place >= ? AND place < ?"
+_LAST = "\x7f"
+"""After everything that a place has: its words are ASCII."""
 _SET_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
@@ -154,6 +157,19 @@ class MetaTables:
         """A blob that is stored and alive, as the writer sees it."""
         found = _blob(self._writer, digest, algorithm)
         return found[0] if found and found[1] else None
+
+    def bytes_at(self, prefix: str) -> int:
+        """The size of all blobs that are alive and whose place begins with `prefix`."""
+        sql = f"SELECT COALESCE(SUM(size), 0) FROM blob WHERE {_AT_PLACE} AND refs > 0"
+        return int(self._writer.row(sql, (prefix, prefix + _LAST))[0])
+
+    def blobs_at(self, prefix: str, most: int) -> list[BlobRef]:
+        """Some of these blobs, at most so many."""
+        sql = (
+            "SELECT algorithm, digest, size, place FROM blob "
+            f"WHERE {_AT_PLACE} AND refs > 0 LIMIT {most:d}"
+        )
+        return [BlobRef(*row) for row in self._writer.rows(sql, (prefix, prefix + _LAST))]
 
     def store(self, batch: Batch) -> None:
         """Stores a batch: one transaction, on disk when this returns. Blocks.

@@ -7,7 +7,8 @@ some number in the database, the records up to there are not needed any more.
 Two files take turns. Records go to one while the other holds what a flush is storing; when the
 flush has ended, that one is free, and the next flush begins by turning to it. A file is written
 from its beginning again and never shortened while the store is open, so that fdatasync seldom
-has a length to write.
+has a length to write. After a sync the next record begins on a page of its own, so that a power
+cut cannot harm what was synced by harming the page that was being written.
 
 A record is a header (length, CRC-32 of the rest, sequence number, and the highest number whose
 blobs were known to be on disk then) and the changes. Numbers go up by one, so whatever is left
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _HEADER = struct.Struct("<4sIIQQ")
 _CHECKED = struct.Struct("<IQQ")
 _MAGIC = b"NXJ1"
+PAGE_BYTES = 4096
 RECORD_MAX_BYTES = 64 << 20
 """More than any transaction has: a length beyond it is garbage."""
 
@@ -152,6 +154,7 @@ class OpJournal:
         fds = [os.dup(file.fd) for file in (self._other, self._current) if file.unsynced]
         for file in self._files:
             file.unsynced = False
+            file.end = _next_page(file.end)
         return fds
 
     def mark_unsynced(self) -> None:
@@ -180,10 +183,20 @@ def _packed(number: int, settled: int, payload: bytes) -> bytes:
 def _records(fd: int, first: int) -> Iterator[Record]:
     """The run of records at the beginning of a file that starts with number `first`."""
     at, expected = 0, first
-    while (record := _record_at(fd, at, expected)) is not None:
+    while True:
+        record = _record_at(fd, at, expected)
+        if record is None and at % PAGE_BYTES:
+            at = _next_page(at)  # There was a sync.
+            record = _record_at(fd, at, expected)
+        if record is None:
+            return
         yield record
         at += _HEADER.size + len(record.payload)
         expected += 1
+
+
+def _next_page(offset: int) -> int:
+    return (offset + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
 
 
 def _record_at(fd: int, at: int, expected: int | None) -> Record | None:

@@ -25,6 +25,7 @@ from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from nexusfs.contracts.errors import (
     BusyError,
@@ -58,12 +59,17 @@ class Connection:
     """One connection to a SQLite file."""
 
     def __init__(self, path: Path, pragmas: Sequence[str] = ()) -> None:
-        """Opens or makes the file at `path`."""
+        """Opens or makes the file at `path`.
+
+        psow=0: commits to the log share no sector, so that a power cut during one does not harm
+        another (https://www.sqlite.org/psow.html).
+        """
         self.path = path
         try:
             self._conn = sqlite3.connect(
-                path, isolation_level=None, cached_statements=256, check_same_thread=False
-            )
+                f"file:{quote(str(path))}?psow=0", uri=True, isolation_level=None,
+                cached_statements=256, check_same_thread=False,
+            )  # fmt: skip
             for pragma in pragmas:
                 self._conn.execute(f"PRAGMA {pragma}")
         except sqlite3.Error as exc:

@@ -9,7 +9,7 @@ they would be written twice otherwise. A write costs its own size, wherever in t
 from collections import OrderedDict
 
 from nexusfs.contracts.errors import CorruptError, NoSpaceError
-from nexusfs.contracts.store import BlobRef, Extent, Store, digest_of
+from nexusfs.contracts.store import BlobRef, Extent, Store
 
 INLINE_BYTES = 64 << 10
 """Writes of this size are blobs at once."""
@@ -75,7 +75,7 @@ class Content:
     def _blob(self, data: bytes, put: list[BlobRef]) -> BlobRef:
         """The blob of `data`; `put` gets it if it was not stored before."""
         algorithm = self._blobs.algorithm
-        digest = digest_of(algorithm, data)
+        digest = self._blobs.digest(data)
         found = self._meta.find_blob(digest, algorithm)
         if found is None:
             found = self._blobs.put(digest, data)

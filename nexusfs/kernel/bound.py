@@ -98,5 +98,5 @@ class BoundSyscalls:
 
 
 _ON_DESCRIPTORS = frozenset(
-    {"sys_read", "sys_write", "sys_flush", "sys_fsync", "sys_readdir_fd", "sys_entry", "sys_close"}
+    {"sys_read", "sys_write", "sys_flush", "sys_fsync", "sys_readdir_fd", "sys_close"}
 )

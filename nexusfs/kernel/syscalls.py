@@ -26,7 +26,7 @@ from nexusfs.kernel.errorlog import ErrorLog
 from nexusfs.kernel.gate import Gate, syscall
 from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.tools import ToolTable
-from nexusfs.kernel.vfs.files import Descriptors, DirFile, Vfs
+from nexusfs.kernel.vfs.files import Descriptors, DirFile, Listed, Vfs
 
 READ_SIZE_MAX = 16 << 20
 """Bytes of one read; more is a short read, so that no caller makes the kernel allocate at will."""
@@ -221,7 +221,7 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_WRONLY:
             raise BadFileError("the file was opened for writing only")
-        return await file.read(min(size, READ_SIZE_MAX), offset)
+        return await self.vfs.read(file, min(size, READ_SIZE_MAX), offset)
 
     @syscall
     async def sys_write(self, fd: int, data: bytes, offset: int) -> int:
@@ -244,22 +244,16 @@ class Syscalls:
         await self.descriptors.get(fd).fsync(datasync=datasync)
 
     @syscall
-    async def sys_readdir_fd(self, fd: int, start: int) -> list[DirEntry]:
-        """The names from position `start` on of an open directory."""
+    async def sys_readdir_fd(self, fd: int, start: int, count: int) -> list[Listed | None]:
+        """Up to `count` names from position `start` on of an open directory, with attributes.
+
+        None stands for a name that has vanished since the listing began. Empty at the end. The
+        right to list is the handle's; no name needs search permission.
+        """
         directory = self.descriptors.get(fd)
         if not isinstance(directory, DirFile):
             raise NotDirectoryError("not an open directory")
-        return await directory.entries(start)
-
-    @syscall
-    async def sys_entry(self, fd: int, name: bytes) -> tuple[Node, Stat]:
-        """One name of an open directory and its attributes, by the right to list it.
-
-        NotFoundError ENOENT, StaleError ESTALE: the name has vanished since it was listed.
-        """
-        directory = self.descriptors.get(fd)
-        node = await self.vfs.mounts.lookup(directory.cred, directory.node, name)
-        return node, await node.stat()
+        return await directory.listed(start, count)
 
     async def sys_close(self, fd: int) -> None:
         """Ends a descriptor; also while the kernel shuts down, so it does not pass the gate."""

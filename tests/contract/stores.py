@@ -9,7 +9,7 @@ from nexusfs.contracts.errors import (
     KernelError,
 )
 from nexusfs.contracts.node import NewNode
-from nexusfs.contracts.store import SIZE_MAX, BlobRef, Extent, Store, digest_of
+from nexusfs.contracts.store import SIZE_MAX, BlobRef, Extent, Store
 
 FILE = NewNode(stat.S_IFREG | 0o644, 7, 8)
 DIR = NewNode(stat.S_IFDIR | 0o755, 7, 8)
@@ -29,7 +29,7 @@ class Reopenable:
 
 
 def blob(store: Store, data: bytes) -> BlobRef:
-    return store.blobs.put(digest_of(store.blobs.algorithm, data), data)
+    return store.blobs.put(store.blobs.digest(data), data)
 
 
 def blob_extent(store: Store, start: int, data: bytes) -> Extent:

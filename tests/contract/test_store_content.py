@@ -180,12 +180,12 @@ def test_cutting_a_file_drops_and_shortens_extents(store: Store) -> None:
 
 def test_a_blob_is_deleted_when_its_last_extent_has_gone(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 9000)
-    store.meta.write(made.ino, [Extent(0, 9000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.write(made.ino, [Extent(50, 10, b"y" * 10)])  # Splits: two names.
     store.meta.setattr(made.ino, Change(size=20))
     store.flush()
-    assert store.blobs.get(ref) == b"x" * 9000
+    assert store.blobs.get(ref) == b"x" * 20_000
 
     store.meta.unlink(ROOT_INO, b"a")
     store.flush()
@@ -194,14 +194,14 @@ def test_a_blob_is_deleted_when_its_last_extent_has_gone(store: Store) -> None:
 
 
 def test_a_blob_of_two_files_lives_until_both_are_gone(store: Store) -> None:
-    ref = blob(store, b"same" * 2000)
+    ref = blob(store, b"same" * 5000)
     for name in (b"a", b"b"):
         made = store.meta.create(ROOT_INO, name, FILE)
-        store.meta.write(made.ino, [Extent(0, 8000, None, ref)])
+        store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
 
     store.meta.unlink(ROOT_INO, b"a")
     store.flush()
-    assert store.blobs.get(ref) == b"same" * 2000
+    assert store.blobs.get(ref) == b"same" * 5000
     store.meta.unlink(ROOT_INO, b"b")
     store.flush()
 
@@ -210,8 +210,8 @@ def test_a_blob_of_two_files_lives_until_both_are_gone(store: Store) -> None:
 
 def test_a_blob_that_nothing_named_by_the_next_flush_is_deleted(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.unlink(ROOT_INO, b"a")
 
     store.flush()
@@ -228,14 +228,14 @@ def is_gone(store: Store, ref: BlobRef) -> bool:
 
 def test_a_blob_is_named_again_before_a_flush_begins_and_is_kept(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.setattr(made.ino, Change(size=0))
 
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.flush()
 
-    assert store.blobs.get(ref) == b"x" * 5000
+    assert store.blobs.get(ref) == b"x" * 20_000
     assert store.meta.find_blob(ref.digest, ref.algorithm) == ref
 
 
@@ -244,8 +244,8 @@ def test_the_same_bytes_written_while_the_row_of_their_blob_is_deleted_are_put_a
 ) -> None:
     store = opened.store
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.flush()
     store.meta.setattr(made.ino, Change(size=0))
     store.flush()
@@ -266,30 +266,30 @@ def test_the_same_bytes_written_while_their_blob_is_deleted_are_put_anew(
 ) -> None:
     store = opened.store
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.setattr(made.ino, Change(size=0))
     round_ = store.begin_flush()
     round_.seal()
     round_.take()
 
     assert store.meta.find_blob(ref.digest, ref.algorithm) is None
-    again = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, again)])
+    again = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, again)])
     round_.write()
     round_.end()
     store.flush()
 
-    (extent,) = opened.reopen().meta.extents(made.ino, 0, 5000)
+    (extent,) = opened.reopen().meta.extents(made.ino, 0, 20_000)
     assert extent.blob == again
-    assert opened.store.blobs.get(again) == b"x" * 5000
+    assert opened.store.blobs.get(again) == b"x" * 20_000
 
 
 def test_dead_blobs_are_found_again_after_a_reopen(opened: Reopenable) -> None:
     store = opened.store
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = blob(store, b"x" * 5000)
-    store.meta.write(made.ino, [Extent(0, 5000, None, ref)])
+    ref = blob(store, b"x" * 20_000)
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.unlink(ROOT_INO, b"a", {made.ino})
 
     store = opened.reopen()

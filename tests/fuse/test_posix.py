@@ -2,10 +2,13 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
+import socket
 import stat
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 from nexusfs.contracts.node import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.fuse.conftest import Mounts
+from tests.fuse.shell import errno_of, ok, opened, running, sh
 
 pytestmark = [
     pytest.mark.fuse,
@@ -191,3 +195,102 @@ def test_an_attribute_is_made_or_replaced_as_asked(folder: Path) -> None:
     os.setxattr(folder, "user.a", b"4", os.XATTR_REPLACE)
 
     assert os.getxattr(folder, "user.a") == b"4"
+
+
+def test_a_listing_begins_with_the_directory_and_its_parent(folder: Path) -> None:
+    (folder / "d").mkdir()
+
+    said = ok(sh(folder, "ls -a; ls -a d; ls -f d"))
+
+    assert said.split() == [".", "..", "d", ".", "..", ".", ".."]
+    assert os.listdir(folder) == ["d"]
+
+
+def test_byte_range_locks_bind_other_processes_until_their_owner_dies(folder: Path) -> None:
+    path = folder / "f"
+    path.write_bytes(bytes(100))
+    locks = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'r+b');"
+        "fcntl.lockf(f, fcntl.LOCK_EX, 10, 20); print('locked', flush=True); time.sleep(60)"
+    )
+    with (
+        running(folder, sys.executable, "-c", locks, str(path)) as other,
+        open(path, "r+b") as file,
+    ):
+        assert other.stdout and other.stdout.readline() == "locked\n"
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 20, 0)
+        assert errno_of(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 29) == "EAGAIN"
+        other.kill()
+        other.wait()
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, 29)
+
+
+def test_a_removed_directory_that_is_open_is_empty_and_takes_nothing(folder: Path) -> None:
+    (folder / "d").mkdir()
+    with opened(folder / "d", os.O_RDONLY | os.O_DIRECTORY) as fd:
+        (folder / "d").rmdir()
+
+        assert os.listdir(fd) == []
+        assert os.fstat(fd).st_nlink == 0
+        for call in (os.mkdir, os.mkfifo):
+            assert errno_of(lambda call=call: call("x", dir_fd=fd)) == "ENOENT"
+        assert errno_of(lambda: os.open("x", os.O_CREAT | os.O_WRONLY, dir_fd=fd)) == "ENOENT"
+
+
+def test_an_unlinked_open_file_takes_all_that_an_open_file_takes(folder: Path) -> None:
+    path = folder / "f"
+    path.write_bytes(b"x" * 10_000)
+    with opened(path) as fd:
+        path.unlink()
+        os.ftruncate(fd, 5)
+        os.fchmod(fd, 0o640)
+        os.fchown(fd, ALICE, ALICE)
+        os.utime(fd, ns=(1, 2))
+        os.pwrite(fd, b"end", 5)
+        os.fsync(fd)
+
+        st = os.fstat(fd)
+
+        assert (st.st_nlink, st.st_size, st.st_uid) == (0, 8, ALICE)
+        assert stat.S_IMODE(st.st_mode) == 0o640
+        assert os.pread(fd, 100, 0) == b"xxxxxend"
+
+
+def test_a_socket_in_the_mount_connects_two_programs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)  # a path of a socket has 107 bytes
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind("s")
+        server.listen()
+        client.connect("s")
+        client.send(b"through")
+
+        with server.accept()[0] as accepted:
+            assert accepted.recv(100) == b"through"
+    assert stat.S_ISSOCK((folder / "s").stat().st_mode)
+
+
+def test_device_nodes_are_roots_to_make_and_nobodys_to_open(folder: Path) -> None:
+    null = os.makedev(1, 3)
+    os.mknod(folder / "null", stat.S_IFCHR | 0o666, null)
+
+    assert (folder / "null").stat().st_rdev == null
+    assert errno_of(os.open, folder / "null", os.O_RDONLY) == "EACCES"  # FUSE mounts are nodev
+    assert as_user(ALICE, lambda: os.mknod(folder / "n", stat.S_IFCHR | 0o666, null)) == 1
+
+
+def test_what_the_binding_has_not_is_done_without_or_refused(folder: Path) -> None:
+    fd = os.open(folder / "f", os.O_CREAT | os.O_RDWR)
+    try:
+        os.posix_fallocate(fd, 0, 10_000)
+        os.pwrite(fd, b"data", 5000)
+
+        assert os.fstat(fd).st_size == 10_000
+        assert os.lseek(fd, 100, os.SEEK_DATA) == 100
+        assert os.copy_file_range(fd, fd, 4, 5000, 0) == 4
+        assert os.pread(fd, 4, 0) == b"data"
+        assert errno_of(os.open, folder, os.O_TMPFILE | os.O_RDWR) == "EOPNOTSUPP"
+    finally:
+        os.close(fd)

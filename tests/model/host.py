@@ -12,10 +12,11 @@ import pickle
 import stat
 import subprocess
 import sys
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Protocol, TypeVar
 
 from nexusfs.contracts.cred import Credentials
-from tests.model.ops import BASE, CONTENT_BYTES, USERS, Entry, Op, Result, Tree, data
+from tests.model.ops import BASE, CONTENT_BYTES, TOP, USERS, Entry, Op, Result, Tree, data
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +60,7 @@ class _Worker:
         groups = ",".join(map(str, sorted(cred.groups)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.model.host", str(cred.uid), str(cred.gid), groups],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TOP,
         )  # fmt: skip
 
     def ask(self, request: Any) -> Any:
@@ -72,23 +73,36 @@ class _Worker:
         self._process.communicate()
 
 
-_workers: dict[int, _Worker] = {}
+class Endable(Protocol):
+    """A process that is kept from one test to the next."""
+
+    def end(self) -> None: ...
+
+
+P = TypeVar("P", bound=Endable)
+_kept: dict[object, Any] = {}
+
+
+def keep(key: object, make: Callable[[], P]) -> P:
+    """What `make` made, the first time; until the end of the block of `workers`."""
+    if key not in _kept:
+        _kept[key] = make()
+    kept: P = _kept[key]
+    return kept
 
 
 def _worker(cred: Credentials) -> _Worker:
-    if cred.uid not in _workers:
-        _workers[cred.uid] = _Worker(cred)
-    return _workers[cred.uid]
+    return keep(cred.uid, lambda: _Worker(cred))
 
 
 @contextlib.contextmanager
-def workers() -> Any:
-    """The processes end with the block."""
+def workers() -> Iterator[None]:
+    """The processes that calls are made by end with the block."""
     try:
         yield
     finally:
-        while _workers:
-            _workers.popitem()[1].end()
+        while _kept:
+            _kept.popitem()[1].end()
 
 
 # -- in the process of a user

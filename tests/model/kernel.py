@@ -1,10 +1,16 @@
-"""The calls on a kernel in this process, which runs in a thread of its own."""
+"""The calls on a kernel in a process of its own, so that it can be stopped at any moment.
+
+`python -m tests.model.kernel` is that process: pickled (name of a method, arguments) on stdin,
+pickled ("ok", result) or ("raised", traceback) on stdout.
+"""
 
 import errno
 import os
+import pickle
 import stat
-import subprocess
+import sys
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,16 +29,9 @@ R = TypeVar("R")
 
 
 class Kernel:
-    """One side: calls on a store in `directory`."""
+    """A kernel over the store in `store`, until `close`."""
 
-    reads_are_seen = True
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._count = 0
-        self._boot(directory / "store-0")
-
-    def _boot(self, store: Path) -> None:
+    def __init__(self, store: Path) -> None:
         self._store = store
         self.handles: dict[int, int] = {}
         self._started: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -47,7 +46,6 @@ class Kernel:
             trio.run(self._serve)
         except BaseException as exc:
             self._started.put(exc)
-            raise
 
     async def _serve(self) -> None:
         async with booted(self._store) as kernel:
@@ -61,19 +59,6 @@ class Kernel:
         """Ends the kernel as an unmount does."""
         trio.from_thread.run_sync(self._stop.set, trio_token=self._token)
         self._thread.join()
-
-    def end(self, crash: bool) -> None:
-        """Opens the store anew; after a crash, what kill -9 would leave: a copy of the open one."""
-        if not crash:
-            self.close()
-            self._boot(self._store)
-            return
-        self._count += 1
-        left = self._directory / f"store-{self._count}"
-        subprocess.run(["cp", "-a", self._store, left], check=True)
-        self.close()
-        subprocess.run(["rm", "-r", self._store], check=True)
-        self._boot(left)
 
     def _ask(self, call: Callable[..., Awaitable[R]], *args: Any) -> R:
         return trio.from_thread.run(call, *args, trio_token=self._token)
@@ -237,3 +222,39 @@ def shown(st: Stat) -> tuple[Any, ...]:
     """As `host.shown`."""
     rdev = st.rdev if stat.S_ISCHR(st.mode) or stat.S_ISBLK(st.mode) else 0
     return (oct(st.mode), st.uid, st.gid, st.nlink, 0 if st.is_dir else st.size, rdev)
+
+
+class _Server:
+    """What the process does for the one who started it."""
+
+    def __init__(self) -> None:
+        self._kernel: Kernel | None = None
+
+    def boot(self, store: Path) -> None:
+        """Starts a kernel; the one before must have been closed."""
+        self._kernel = Kernel(store)
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Calls a method of the kernel."""
+        return getattr(self._kernel, method)(*args)
+
+
+def main() -> None:
+    """Serves requests until stdin ends."""
+    server = _Server()
+    while True:
+        try:
+            name, args = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            break
+        try:
+            answer = "ok", getattr(server, name)(*args)
+        except BaseException:
+            answer = "raised", traceback.format_exc()
+        pickle.dump(answer, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    os._exit(0)  # a kernel that still runs is left where it is
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from tests.model.host import Host
-from tests.model.kernel import Kernel
 from tests.model.ops import (
     BASE,
     CALLS,
@@ -195,12 +194,3 @@ def time_fault(before: Entry, after: Entry, host_before: Entry, host_after: Entr
             verb = "moved" if moved else "did not move"
             return f"{name} {verb}, from {before.times_ns}, on the host {host_before.times_ns},"
     return ""
-
-
-class InProcess(Machine):
-    """The kernel in this process."""
-
-    def make_sides(self, scratch: Path) -> list[Side]:
-        kernel = Kernel(scratch)
-        kernel.make_base()
-        return [kernel]

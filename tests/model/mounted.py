@@ -11,7 +11,11 @@ from typing import ClassVar
 from tests.fuse.conftest import Mounts
 from tests.fuse.shell import daemon
 from tests.model.host import Host, workers
-from tests.model.machine import InProcess, Machine, Side, make_base
+from tests.model.in_process import InProcess
+from tests.model.machine import Machine, Side, make_base
+from tests.model.ops import USERS
+
+OPTIONS = ("--allow-other",) if len(USERS) > 1 else ()
 
 
 class Mount(Host):
@@ -31,7 +35,7 @@ class Mount(Host):
         self.forget()
         if not crash:
             self._mounts.umount(mnt)
-        self._mounts.mount("a", "--allow-other")
+        self._mounts.mount("a", *OPTIONS)
 
     def close(self) -> None:
         """Closes what is open."""
@@ -52,7 +56,7 @@ class Mounted(Machine):
 
 
 class Both(Mounted, InProcess):
-    """A mount and the kernel in this process."""
+    """A mount, and the kernel by itself."""
 
     def make_sides(self, scratch: Path) -> list[Side]:
         return [*Mounted.make_sides(self, scratch), *InProcess.make_sides(self, scratch)]
@@ -65,7 +69,7 @@ def one_mount(directory: Path) -> Iterator[Mounts]:
     directory.chmod(0o755)
     try:
         with workers():
-            Mounted.mnt = Mounted.mounts.mount("a", "--allow-other")
+            Mounted.mnt = Mounted.mounts.mount("a", *OPTIONS)
             yield Mounted.mounts
     finally:
         Mounted.mounts.close()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.model.host import workers
-from tests.model.machine import InProcess
+from tests.model.in_process import InProcess
 
 pytestmark = pytest.mark.slow
 

@@ -3,9 +3,11 @@
 import argparse
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from tests.torture.fio import fio
@@ -57,12 +59,18 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _ran(name: str, asked: argparse.Namespace) -> bool:
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f"nexusfs-{name}-") as made:
-        plan = Plan(Path(made), asked.seed, asked.pjdfstest, asked.fsx)
-        try:
-            word, said = "ok", PARTS[name](plan)
-        except PartFailedError as exc:
-            word, said = "FAILED", str(exc)
+    made = Path(tempfile.mkdtemp(prefix=f"nexusfs-{name}-"))
+    plan = Plan(made, asked.seed, asked.pjdfstest, asked.fsx)
+    try:
+        word, said = "ok", PARTS[name](plan)
+    except PartFailedError as exc:
+        word, said = "FAILED", str(exc)
+    except Exception:  # a part that breaks is no reason not to run the others
+        word, said = "FAILED", traceback.format_exc()
+    if word == "ok":
+        shutil.rmtree(made)
+    else:
+        said += f"\nsee {made}"
     print(f"{name}: {word} ({time.monotonic() - began:.0f} s): {said}", flush=True)
     return word == "ok"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.fuse.conftest import NEXUSFS, Mounts
 from tests.fuse.shell import daemon
+from tests.model.ops import TOP
 from tests.torture.kill_client import LOG
 from tests.torture.load import difference, in_steps, tree
 from tests.torture.part import PartFailedError, Plan, check_quiet
@@ -91,7 +92,7 @@ def _clients(mnt: Path, shadow: Path, seed: int) -> Iterator[list[Client]]:
     clients = [
         Client(name, subprocess.Popen(
             [sys.executable, "-m", "tests.torture.kill_client", name, mnt, shadow, str(seed)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TOP,
         )) for name in names
     ]  # fmt: skip
     try:

@@ -18,6 +18,7 @@ import trio
 
 import nexusfs
 from nexusfs.contracts.errors import KernelError, NotFoundError
+from tests.model.ops import TOP
 from tests.torture.cut_client import TASKS, digest
 from tests.torture.part import PartFailedError, Plan
 
@@ -25,6 +26,9 @@ LOADS, CUTS = 10, 30
 """Young stores and some that have grown: so many cuts of each."""
 LONGEST_S = 0.25
 """Between two cuts of one load."""
+
+LAST_S = 1.0
+"""After the last cut: whatever was under way then has ended and was told."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def _make_cuts(
     with _disk(directory / "disk") as disk, open(directory / "steps", "w+") as steps:
         load = subprocess.Popen(
             [sys.executable, "-m", "tests.torture.cut_client", directory / "disk/store", str(seed)],
-            stdout=steps, env={**os.environ, "XDG_CONFIG_HOME": str(directory)},
+            stdout=steps, cwd=TOP, env={**os.environ, "XDG_CONFIG_HOME": str(directory)},
         )  # fmt: skip
         try:
             for number in range(count):
@@ -93,6 +97,7 @@ def _make_cuts(
                 cuts.append(Cut(image, int(disk.stdout.readline())))
                 if load.poll() is not None:
                     raise PartFailedError("the load ended")
+            time.sleep(LAST_S)
         finally:
             load.kill()
             load.wait()
@@ -110,7 +115,7 @@ def _disk(mnt: Path) -> Iterator["subprocess.Popen[str]"]:
     mnt.mkdir()
     disk = subprocess.Popen(
         [sys.executable, "-m", "tests.torture.lossy", mnt],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TOP,
     )  # fmt: skip
     assert disk.stdin and disk.stdout
     try:

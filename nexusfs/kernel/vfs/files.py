@@ -1,14 +1,17 @@
 """Open files: descriptors, and the file calls that work on a name or a node."""
 
 import itertools
+import logging
 import os
 import stat as _stat
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     BadFileError,
     BusyError,
+    CorruptError,
     CrossDeviceError,
     ExistsError,
     InvalidError,
@@ -19,6 +22,7 @@ from nexusfs.contracts.errors import (
     NotEmptyError,
     NotFoundError,
     NotPermittedError,
+    StaleError,
     SymlinkLoopError,
     UnavailableError,
 )
@@ -41,6 +45,8 @@ from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.vfs.mounts import MountTable
 from nexusfs.kernel.vfs.namei import Last, Walker
 from nexusfs.kernel.vfs.watch import Watch
+
+log = logging.getLogger(__name__)
 
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_EXCL
 """With O_CREAT, O_EXCL does not follow a last symlink either."""
@@ -67,11 +73,30 @@ class DirFile(File):
         """Returns when the directory's names are on disk."""
         await self.node.sync()
 
-    async def entries(self, start: int) -> list[DirEntry]:
-        """The names from position `start` on; positions stay valid while the handle lives."""
+    async def listed(self, start: int, count: int) -> list["Listed | None"]:
+        """Up to `count` names from position `start` on, None for those that have vanished.
+
+        Positions stay valid while the handle lives. What a name leads to is looked up now, since
+        whoever is told will believe it.
+        """
         if self._entries is None or start == 0:
             self._entries = await self._mounts.entries(self.cred, self.node)
-        return self._entries[start:]
+        return [await self._listed(entry.name) for entry in self._entries[start : start + count]]
+
+    async def _listed(self, name: bytes) -> "Listed | None":
+        try:
+            node = await self._mounts.lookup(self.cred, self.node, name)
+            return Listed(name, node, await node.stat())
+        except (NotFoundError, StaleError):
+            return None
+
+
+class Listed(NamedTuple):
+    """One name of an open directory, where it leads, and the attributes of that."""
+
+    name: bytes
+    node: Node
+    st: Stat
 
 
 @dataclass
@@ -133,9 +158,11 @@ class Vfs:
         _check_open(cred, st, flags)
         if st.is_dir:
             return node, DirFile(node, cred, self.mounts)
+        if flags & os.O_TRUNC and not node.control:
+            await self._drop_set_ids(cred, node, st)
         file = await node.open(cred, flags)
         if flags & os.O_TRUNC:
-            await self._after_write(cred, node, st)
+            self.watch.node(node, cred.door)
         return node, file
 
     async def _create_for_open(
@@ -242,8 +269,9 @@ class Vfs:
         self.mounts.check_free(source.parent, source.name)
         node = await self.mounts.find(cred, source.parent, source.name)
         self.mounts.check_free(source.parent, source.name)
-        if node is not None:
-            self._check_same_tree(node, goal.parent)
+        if node is None:
+            raise NotFoundError(f"not found: {_show(source.name)}")
+        self._check_same_tree(node, goal.parent)
         target = await self.mounts.find(cred, goal.parent, goal.name)
         if target is not None and flags == RENAME_NOREPLACE:
             raise ExistsError(f"exists: {_show(goal.name)}")
@@ -358,20 +386,37 @@ class Vfs:
         self.watch.node(file.node, file.cred.door)
         return st
 
+    async def read(self, file: File, size: int, offset: int) -> bytes:
+        """Bytes [offset, offset + size). CorruptError EIO, and a line in the log."""
+        try:
+            return await file.read(size, offset)
+        except CorruptError as exc:
+            _log_damage(file.node, exc)
+            raise
+
     async def write(self, file: File, data: bytes, offset: int) -> int:
-        """Writes; on an ordinary file, setuid and setgid go as POSIX asks."""
-        written = await file.write(data, offset)
+        """Writes; on an ordinary file, setuid and setgid go before, as POSIX asks."""
+        if not (file.node.control or file.cred.is_root):
+            await self._drop_set_ids(file.cred, file.node, await file.node.stat())
+        try:
+            written = await file.write(data, offset)
+        except CorruptError as exc:  # of a piece that the new bytes are joined with
+            _log_damage(file.node, exc)
+            raise
         if not file.node.control:
-            await self._after_write(file.cred, file.node)
+            self.watch.node(file.node, file.cred.door)
         return written
 
-    async def _after_write(self, cred: Credentials, node: Node, before: Stat | None = None) -> None:
-        """Takes set-id bits off a file whose content changed, and tells of the change."""
-        if not cred.is_root:
-            mode = permission.mode_after_write(cred, before or await node.stat())
-            if mode is not None:
-                await node.setattr(Change(mode=mode))
-        self.watch.node(node, cred.door)
+    async def _drop_set_ids(self, cred: Credentials, node: Node, st: Stat) -> None:
+        """Takes set-id bits off a file whose content `cred` changes."""
+        mode = permission.mode_after_write(cred, st)
+        if mode is not None:
+            await node.setattr(Change(mode=mode))
+
+
+def _log_damage(node: Node, exc: CorruptError) -> None:
+    """Names the file whose stored bytes are bad: a program says no more of it than EIO."""
+    log.error("a file is damaged (find -inum %d tells its name): %s", node.ino, exc)
 
 
 def _check_open(cred: Credentials, st: Stat, flags: int) -> None:

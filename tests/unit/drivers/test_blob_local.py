@@ -6,48 +6,71 @@ from pathlib import Path
 import pytest
 
 from nexusfs.contracts.errors import CorruptError, NoSpaceError
-from nexusfs.contracts.store import BlobRef, digest_of
+from nexusfs.contracts.store import BlobRef
 from nexusfs.drivers.blob_local import LARGE_BYTES, LocalBlobs
 
 
 def put(blobs: LocalBlobs, data: bytes) -> BlobRef:
-    return blobs.put(digest_of(blobs.algorithm, data), data)
+    return blobs.put(blobs.digest(data), data)
+
+
+class Living:
+    """Blobs that are named."""
+
+    def __init__(self, refs: list[BlobRef]) -> None:
+        self._refs = refs
+
+    def bytes_at(self, prefix: str) -> int:
+        return sum(ref.size for ref in self.blobs_at(prefix, 0))
+
+    def blobs_at(self, prefix: str, most: int) -> list[BlobRef]:
+        return [ref for ref in self._refs if ref.place.startswith(prefix)]
 
 
 def segment(path: Path, number: int = 1) -> Path:
     return path / f"{number:08d}.seg"
 
 
-@pytest.mark.parametrize("garbage", [b"x", b"NXB1", b"\0" * 100, b"NXB1" + b"\x01" * 60])
-def test_a_garbled_tail_is_cut_off_at_open(tmp_path: Path, garbage: bytes) -> None:
+@pytest.mark.parametrize("garbage", [b"", b"x", b"NXB1", b"\0" * 5000, b"NXB1" + b"\x01" * 60])
+def test_new_blobs_go_after_a_garbled_tail(tmp_path: Path, garbage: bytes) -> None:
     blobs = LocalBlobs(tmp_path)
     ref = put(blobs, b"hello")
     blobs.close()
-    good = segment(tmp_path).stat().st_size
     with segment(tmp_path).open("ab") as tail:
         tail.write(garbage)
 
     blobs = LocalBlobs(tmp_path)
 
-    assert segment(tmp_path).stat().st_size == good
     assert blobs.get(ref) == b"hello"
     assert blobs.get(put(blobs, b"next")) == b"next"
+    assert blobs.get(ref) == b"hello"
     blobs.close()
 
 
-def test_a_frame_that_was_half_written_is_cut_off_at_open(tmp_path: Path) -> None:
+def test_a_harmed_header_costs_no_other_blob_at_the_next_open(tmp_path: Path) -> None:
     blobs = LocalBlobs(tmp_path)
-    put(blobs, b"first")
-    good = segment(tmp_path).stat().st_size
-    put(blobs, b"second")
+    refs = [put(blobs, bytes([n]) * 100) for n in range(9)]
     blobs.close()
-    with segment(tmp_path).open("r+b") as file:  # Its length is there, its bytes are not.
-        file.seek(good + 50)
-        file.write(b"\0\0")
+    with segment(tmp_path).open("r+b") as file:
+        file.write(b"????")
 
-    LocalBlobs(tmp_path).close()
+    blobs = LocalBlobs(tmp_path)
 
-    assert segment(tmp_path).stat().st_size == good
+    assert [blobs.get(ref)[0] for ref in refs] == list(range(9))
+    blobs.close()
+
+
+def test_what_is_put_after_a_sync_shares_no_page_with_what_was_synced(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    first = put(blobs, b"first")
+    unsynced = blobs.unsynced()
+    second, third = put(blobs, b"second"), put(blobs, b"third")
+    blobs.synced(unsynced)
+    for fd in unsynced.fds:
+        os.close(fd)
+
+    assert [ref.place for ref in (first, second, third)] == ["1:0", "1:4096", "1:4150"]
+    blobs.close()
 
 
 def test_a_flipped_bit_is_eio_and_named(tmp_path: Path) -> None:
@@ -61,6 +84,19 @@ def test_a_flipped_bit_is_eio_and_named(tmp_path: Path) -> None:
         blobs.get(ref)
 
     assert blobs.get(other) == b"B" * 5000
+    blobs.close()
+
+
+def test_a_blob_with_a_digest_of_another_algorithm_is_read(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    blobs.algorithm = "sha256"
+    ref = put(blobs, b"of an older store")
+    blobs.close()
+
+    blobs = LocalBlobs(tmp_path)
+
+    assert (ref.algorithm, blobs.algorithm) == ("sha256", "blake3")
+    assert blobs.get(ref) == b"of an older store"
     blobs.close()
 
 
@@ -91,11 +127,41 @@ def test_a_segment_without_live_blobs_is_removed(tmp_path: Path) -> None:
     blobs = LocalBlobs(tmp_path, segment_bytes=1000)
     refs = [put(blobs, bytes([n]) * 600) for n in range(4)]
 
+    living = Living(refs[2:])
     for ref in refs[:2]:
         blobs.delete(ref)
 
+    moving = blobs.reclaim(refs[:2], living, blobs.unsynced())
+
+    assert moving == []
     assert not segment(tmp_path, 1).exists()
     assert blobs.get(refs[2]) == b"\x02" * 600
+    blobs.close()
+
+
+def test_blobs_that_keep_a_segment_alive_are_to_be_moved(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path, segment_bytes=2000)
+    refs = [put(blobs, bytes([n]) * 600) for n in range(5)]
+
+    half = blobs.reclaim(refs[:1], Living(refs[1:]), blobs.unsynced())
+    few = blobs.reclaim(refs[1:3], Living(refs[3:]), blobs.unsynced())
+
+    assert (few, half) == ([refs[3]], [])
+    blobs.close()
+
+
+def test_the_segment_that_takes_blobs_is_removed_when_it_takes_no_more(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path, segment_bytes=1000)
+    ref = put(blobs, b"x" * 600)
+
+    blobs.reclaim([ref], Living([]), blobs.unsynced())
+    during = blobs.get(ref)
+    for n in range(2):
+        put(blobs, bytes([n]) * 600)
+    blobs.reclaim([], Living([]), blobs.unsynced())
+
+    assert during == b"x" * 600
+    assert not segment(tmp_path, 1).exists()
     blobs.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from nexusfs.contracts.errors import CorruptError
 from nexusfs.contracts.node import RENAME_EXCHANGE, Change, NewNode
-from nexusfs.contracts.store import ROOT_INO, BlobRef, Extent, Store, digest_of
+from nexusfs.contracts.store import ROOT_INO, BlobRef, Extent, Store
 from nexusfs.drivers.meta_body import WINDOW_BYTES
 from nexusfs.drivers.store_local import LocalStore, open_store
 
@@ -20,7 +20,7 @@ DIR = NewNode(stat.S_IFDIR | 0o755, 7, 8)
 
 
 def put(store: Store, data: bytes) -> BlobRef:
-    return store.blobs.put(digest_of("sha256", data), data)
+    return store.blobs.put(store.blobs.digest(data), data)
 
 
 def crashed(store: LocalStore, to: Path) -> LocalStore:
@@ -108,8 +108,8 @@ def test_every_kind_of_change_survives_the_death_of_the_process(tmp_path: Path, 
 def test_an_open_file_without_names_is_erased_at_the_next_open(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s")
     made = store.meta.create(ROOT_INO, b"a", FILE)
-    ref = put(store, os.urandom(9000))
-    store.meta.write(made.ino, [Extent(0, 9000, None, ref)])
+    ref = put(store, os.urandom(20_000))
+    store.meta.write(made.ino, [Extent(0, 20_000, None, ref)])
     store.meta.unlink(ROOT_INO, b"a", {made.ino})
     assert store.meta.getattr(made.ino).nlink == 0
 
@@ -205,6 +205,7 @@ def test_a_store_of_schema_1_is_upgraded_and_reads_the_same(tmp_path: Path) -> N
         conn.execute("UPDATE extent SET start = ?", (WINDOW_BYTES - 40_000,))
         conn.execute("UPDATE meta SET value = 1 WHERE key = 'version'")
         conn.execute("DELETE FROM meta WHERE key = 'applied'")
+        conn.execute("DROP INDEX blob_place")
     conn.close()
 
     store = open_store(tmp_path / "s")

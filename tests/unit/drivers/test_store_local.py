@@ -13,7 +13,7 @@ import pytest
 
 from nexusfs.contracts.errors import BusyError, KernelError, UnavailableError
 from nexusfs.contracts.node import NewNode
-from nexusfs.contracts.store import ROOT_INO, Extent, digest_of
+from nexusfs.contracts.store import ROOT_INO, Extent
 from nexusfs.drivers.store_local import open_store
 
 FILE = NewNode(stat.S_IFREG | 0o644, 0, 0)
@@ -113,7 +113,7 @@ def test_a_sync_makes_the_journal_durable_and_stores_nothing(
     store = open_store(tmp_path / "s")
     made = store.meta.create(ROOT_INO, b"a", FILE)
     data = os.urandom(100_000)
-    blob = store.blobs.put(digest_of("sha256", data), data)
+    blob = store.blobs.put(store.blobs.digest(data), data)
     store.meta.write(made.ino, [Extent(0, len(data), None, blob)])
     monkeypatch.setattr(os, "fdatasync", fdatasync)
 

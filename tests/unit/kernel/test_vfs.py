@@ -219,24 +219,48 @@ async def test_a_write_by_others_takes_setuid_off(root: Files, alice: Files) -> 
     assert stat.S_IMODE((await root.stat("/f")).mode) == 0o777
 
 
+async def listed(files: Files, fd: int, start: int, count: int = 9) -> list[bytes | None]:
+    """Names as an open directory lists them."""
+    found = await files.calls.sys_readdir_fd(fd, start, count)
+    return [one and one.name for one in found]
+
+
 async def test_an_open_directory_lists_anew_from_the_start(root: Files) -> None:
     await root.calls.sys_mkdir(ROOT, "/d")
     fd = await root.open("/d", os.O_RDONLY | os.O_DIRECTORY)
     for name in "ab":
         await root.put(f"/d/{name}")
-    first = await root.calls.sys_readdir_fd(fd, 0)
+    first = await listed(root, fd, 0)
     await root.put("/d/c")
 
-    rest = await root.calls.sys_readdir_fd(fd, 1)
-    again = await root.calls.sys_readdir_fd(fd, 0)
+    rest = await listed(root, fd, 1)
+    again = await listed(root, fd, 0)
 
-    assert [[e.name for e in part] for part in (first, rest, again)] == [
-        [b"a", b"b"], [b"b"], [b"a", b"b", b"c"],
-    ]  # fmt: skip
+    assert (first, rest, again) == ([b"a", b"b"], [b"b"], [b"a", b"b", b"c"])
+    assert await listed(root, fd, 0, 2) == [b"a", b"b"]
+    assert await listed(root, fd, 3) == []
+
+
+async def test_a_listed_name_leads_where_it_does_now_and_a_vanished_one_nowhere(
+    root: Files,
+) -> None:
+    await root.calls.sys_mkdir(ROOT, "/d")
+    for name in "abc":
+        await root.put(f"/d/{name}", name.encode() * 10)
+    fd = await root.open("/d", os.O_RDONLY | os.O_DIRECTORY)
+    await root.calls.sys_readdir_fd(fd, 0, 1)
+    await root.calls.sys_unlink(ROOT, "/d/b")
+    await root.put("/d/new", b"new")
+    await root.calls.sys_rename(ROOT, "/d/new", "/d/c")
+
+    b, c = await root.calls.sys_readdir_fd(fd, 1, 9)
+
+    assert b is None
+    assert c is not None and (c.name, c.st.size) == (b"c", 3)
 
 
 async def test_a_file_is_not_listed(root: Files) -> None:
     await root.put("/f")
     fd = await root.open("/f", os.O_RDONLY)
 
-    assert await error(root.calls.sys_readdir_fd(fd, 0)) is NotDirectoryError
+    assert await error(root.calls.sys_readdir_fd(fd, 0, 9)) is NotDirectoryError

@@ -146,6 +146,13 @@ async def test_rename_exchange_needs_both(root: Files) -> None:
     assert await error(root.calls.sys_rename(ROOT, "/a", "/b", RENAME_EXCHANGE)) is NotFoundError
 
 
+async def test_a_source_that_is_not_there_is_enoent_whatever_is_at_the_goal(root: Files) -> None:
+    await root.put("/b")
+
+    for flags in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+        assert await error(root.calls.sys_rename(ROOT, "/a", "/b", flags)) is NotFoundError
+
+
 @pytest.mark.parametrize("flags", [RENAME_EXCHANGE | RENAME_NOREPLACE, 4, 8, -1])
 async def test_other_rename_flags_are_einval(root: Files, flags: int) -> None:
     await root.put("/a")
