@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 OVERHEAD = 2
 """Processes of a sandbox that are not the program's."""
+OVERHEAD_BYTES = 32 * MIB
+"""For pages of files and of Linux itself: one process meets its own limit first, and is told."""
 WATCH_S = 0.03
 """Between two looks at the tree; a fork bomb makes some hundred processes in that time."""
 DRAIN_LIMIT_S = 5.0
@@ -79,7 +81,8 @@ class Running:
         """
         settings = self._settings
         try:
-            cgroup = cgroups.make(settings.memory_mb * MIB, settings.processes + OVERHEAD)
+            memory = settings.memory_mb * MIB + OVERHEAD_BYTES
+            cgroup = cgroups.make(memory, settings.processes + OVERHEAD)
         except OSError as exc:
             log.info("no cgroup keeps the limits of a program: %s", exc)
             return
