@@ -154,6 +154,19 @@ def test_an_installed_agent_s_home_is_home(mnt: Path) -> None:
     assert said == "/home/talk\n[exit code 0]"
 
 
+def test_directories_of_any_name_are_at_their_place(mounts: Mounts) -> None:
+    mnt = mounts.mount("names")
+    names = [b"with space", b"new\nline", b"\xff\xfe", b"--ro-bind", "é".encode(), b"back\\slash"]
+    for name in names:
+        os.mkdir(os.fsencode(mnt) + b"/" + name)
+
+    run(mnt, 'for d in /*; do [ -d /nexus/"${d#/}" ] && touch "$d/here"; done')
+
+    for name in names:
+        assert os.path.exists(os.fsencode(mnt) + b"/" + name + b"/here"), name
+    mounts.umount(mnt)
+
+
 def test_another_user_s_program_is_that_user_s(mnt: Path) -> None:
     (mnt / "open").mkdir()
     (mnt / "open").chmod(0o777)
@@ -219,8 +232,9 @@ def test_the_end_of_an_agent_ends_what_others_run_as_it(mnt: Path, agent: int) -
         assert gone("7004", 2)
 
 
-def test_killing_the_daemon_ends_its_programs(mounts: Mounts) -> None:
-    mnt = mounts.mount("killed")
+@pytest.mark.parametrize("env", [{}, LANDLOCK], ids=["bwrap", "landlock"])
+def test_killing_the_daemon_ends_its_programs(mounts: Mounts, env: dict[str, str]) -> None:
+    mnt = mounts.mount("killed", env=env)
     daemon = json.loads((mnt / "sys/mounts").read_text())["pid"]
     with waiting(mnt, "trap '' TERM; setsid sleep 7005 & sleep 7005"):
         until(lambda: len(marked("7005")) > 1)

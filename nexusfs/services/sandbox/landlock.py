@@ -146,6 +146,8 @@ def _become(told: dict[str, Any], scratch: str) -> None:
         while os.read(0, 1) not in (b"\n", b""):
             pass
         environment = {**told["environment"], "TMPDIR": scratch}
+        if environment["HOME"] == "/tmp":  # the host's, which it may not use
+            environment["HOME"] = scratch
         os.execvpe(told["argv"][0], told["argv"], environment)
     except FileNotFoundError as exc:
         _say(f"{told['argv'][0]}: {exc.strerror}")

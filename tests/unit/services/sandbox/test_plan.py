@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from nexusfs.contracts.sandbox import Access, Grant
-from nexusfs.services.sandbox.plan import EVERYTHING, Bind, binds_of, inside, rules_of
+from nexusfs.services.sandbox.plan import (
+    AT_THEIR_PLACE,
+    EVERYTHING,
+    Bind,
+    binds_of,
+    inside,
+    rules_of,
+)
 from tests.contract.host_files import HostFiles
 
 DIRECTORIES = ("bin", "etc", "proc", "sys", "dispatch", "home", "work/deep", "work/other", "tmp")
@@ -61,6 +68,17 @@ async def test_the_longer_path_decides_at_both_its_places(files: HostFiles) -> N
 
 async def test_a_symlink_is_not_bound(files: HostFiles) -> None:
     assert "/link" not in {bind.source for bind in await binds_of(files, EVERYTHING)}
+
+
+async def test_of_very_many_directories_the_first_are_at_their_place(
+    files: HostFiles, tmp_path: Path
+) -> None:
+    for number in range(AT_THEIR_PLACE + 5):
+        (tmp_path / f"d{number:04}").mkdir()
+
+    places = [bind.place for bind in await binds_of(files, [Grant("/", "rw")])]
+
+    assert len(places) == AT_THEIR_PLACE + 1 and "/d0255" in places and "/work" not in places
 
 
 async def test_rules_spell_out_what_has_an_exception(files: HostFiles) -> None:
