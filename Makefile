@@ -39,5 +39,5 @@ lock: ## requirements.lock anew from pyproject.toml; UPGRADE=--upgrade for newer
 	@BIN=$(BIN) scripts/lock.sh $(UPGRADE)
 
 clean: ## .venv and every cache; no store is touched
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .bench-venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find nexusfs mount tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -101,17 +101,28 @@ async def _when_serving(ready: Callable[[], None]) -> None:
 async def _handle_signals(
     kernel: Kernel, operations: Operations, *, task_status: trio.TaskStatus[None]
 ) -> None:
-    """SIGHUP reloads the configuration; SIGTERM and SIGINT end the mount."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == signal.SIGHUP:
-                reload(kernel)
-                continue
-            log.info("%s: unmounting", signal.Signals(number).name)
-            kernel.shut()
-            operations.blocked.cancel_all()
-            pyfuse3.terminate()
+    """SIGHUP reloads the configuration; SIGTERM and SIGINT end the mount, a second one at once."""
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            stopping = False
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    reload(kernel)
+                    continue
+                log.info("%s: unmounting", signal.Signals(number).name)
+                if stopping:
+                    kernel.shut()  # the steps under way are cut, and `_stop` goes on
+                stopping = True
+                nursery.start_soon(_stop, kernel, operations)
+
+
+async def _stop(kernel: Kernel, operations: Operations) -> None:
+    """Lets steps under way settle, frees blocked readers with ENOTCONN, and ends the mount."""
+    await kernel.settle()
+    kernel.shut()
+    operations.blocked.cancel_all()
+    pyfuse3.terminate()
 
 
 def reload(kernel: Kernel) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "kill": ("nexusfs.adapters.cli.agents:kill", "Send a verb to agents: term, kill, stop, ..."),
     "logs": ("nexusfs.adapters.cli.logs:logs", "Print what an agent said or did."),
     "call": ("nexusfs.adapters.cli.call:call", "Run a tool and print its output."),
+    "audit": ("nexusfs.adapters.cli.audit:audit", "Check the audit log for changes."),
     "mock-llm": ("nexusfs.adapters.mock_llm:mock_llm", "Serve a script as a model endpoint."),
     "completion": ("nexusfs.adapters.cli.completion:completion", "Print shell completion."),
 }

@@ -193,6 +193,8 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.lines: dict[int, list[bytes]] = {}
         self.forgotten: set[int] = set()
+        self.durable: dict[int, int] = {}
+        """How many lines of each process a power cut would leave."""
         self._last_pid = 1
 
     def append(self, pid: int, line: bytes) -> None:
@@ -200,6 +202,9 @@ class MemoryJournal:
 
     def read(self, pid: int) -> list[bytes]:
         return list(self.lines.get(pid, ()))
+
+    def edges(self, pid: int) -> tuple[bytes, list[bytes]]:
+        return self.lines[pid][0], self.lines[pid][-2:]
 
     def pids(self) -> list[int]:
         return sorted(pid for pid in self.lines if pid not in self.forgotten)
@@ -211,7 +216,8 @@ class MemoryJournal:
     def forget(self, pid: int) -> None:
         self.forgotten.add(pid)
 
-    def sync(self) -> None: ...
+    def sync(self) -> None:
+        self.durable = {pid: len(lines) for pid, lines in self.lines.items()}
 
     def cut_after(self, lines: int) -> "MemoryJournal":
         """What kill -9 leaves after the first `lines` of all lines, of one process only."""

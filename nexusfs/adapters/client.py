@@ -125,9 +125,10 @@ class Mount:
             raise ClientError(errno.EIO, f"proc/spawn answered {reply[:80]!r} instead of a pid")
         return int(reply)
 
-    def control(self, pid: int, verb: str) -> None:
-        """Sends one verb, such as `term` or `steer TEXT`, to an agent."""
-        self.request(f"proc/{pid}/ctl", " ".join(verb.split()).encode() + b"\n")
+    def control(self, pid: int, verb: str) -> str:
+        """Sends one verb, such as `term` or `steer TEXT`, to an agent; what ctl answers, if any."""
+        reply = self.request(f"proc/{pid}/ctl", " ".join(verb.split()).encode() + b"\n")
+        return reply.decode("utf-8", "replace").rstrip("\n")
 
     def wait(self, pid: int) -> Ended:
         """How an agent ended; blocks until it has."""

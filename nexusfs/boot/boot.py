@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.metadata
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,14 +13,22 @@ from pathlib import Path
 import trio
 
 from nexusfs.boot.config import Config
-from nexusfs.boot.first_boot import make_tmp, own_credentials, populate
+from nexusfs.boot.environment import daemon_environment
+from nexusfs.boot.first_boot import make_tmp, mount_audit, own_credentials, populate
 from nexusfs.boot.kernel import Backing, Kernel
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import NotPermittedError, UnavailableError
+from nexusfs.drivers.audit_local import LocalAuditLog
 from nexusfs.drivers.store_local import open_store
 from nexusfs.fs.storefs import StoreFS
+from nexusfs.kernel.arguments import check_schema, validate_value
+from nexusfs.kernel.proc.durable import Rounds
 from nexusfs.services.agent.program import AgentProgram
+from nexusfs.services.audit import AuditHook
+from nexusfs.services.checkpoints import CheckpointFiles
+from nexusfs.services.homes import Homes
+from nexusfs.services.hook_programs import HookPrograms
 from nexusfs.services.llm.client import WorkerClient, WorkerSetup
 from nexusfs.services.llm.router import ModelRouter
 from nexusfs.services.llm.settings import check_settings
@@ -54,9 +63,9 @@ class BootOptions:
 async def running_kernel(options: BootOptions) -> AsyncIterator[Kernel]:
     """A kernel over a store, with its services, while the block runs.
 
-    At the end agents are cut where they are (their journals are complete) and the store is
-    closed. A service that fails to start is `degraded: why` in sys/services; a store that
-    cannot be opened is an error: KernelError.
+    At the end the steps of agents that are under way settle (`Kernel.settle`), their journals are
+    complete, and the store is closed. A service that fails to start is `degraded: why` in
+    sys/services; a store that cannot be opened is an error: KernelError.
     """
     store = open_store(options.store)
     try:
@@ -72,6 +81,7 @@ async def running_kernel(options: BootOptions) -> AsyncIterator[Kernel]:
             try:
                 yield kernel
             finally:
+                await kernel.settle()
                 kernel.shut()
                 nursery.cancel_scope.cancel()
     finally:
@@ -87,6 +97,8 @@ def check_spec(router: ModelRouter, cred: Credentials, spec: AgentSpec) -> None:
             the kernel would open it with its own rights.
     """
     check_settings(spec.model_settings)
+    if spec.output_schema is not None:
+        check_schema(spec.output_schema)
     for name in (spec.model, *spec.fallback_models):
         model = router.resolve(name)
         if model.startswith("offline/script:") and cred.uid != os.getuid():
@@ -107,8 +119,8 @@ class _Services:
     async def start(self) -> None:
         """Starts them in order; later ones may need earlier ones."""
         starts = {
-            "tools": self._tools, "sandbox": self._sandbox, "models": self._models,
-            "agents": self._agents,
+            "audit": self._audit, "hooks": self._hooks, "tools": self._tools,
+            "sandbox": self._sandbox, "models": self._models, "agents": self._agents,
         }  # fmt: skip
         for name, start in starts.items():
             self._kernel.services[name] = await self._state_of(name, start)
@@ -126,6 +138,22 @@ class _Services:
             log.exception("service %s failed at boot", name)
             return f"degraded: {exc}"
         return f"degraded: {lacks}" if lacks else "running"
+
+    async def _audit(self) -> None:
+        log_file = LocalAuditLog(self._options.store / "audit.jsonl")
+        await mount_audit(self._kernel.syscalls, log_file, self._kernel.backing)
+        self._kernel.hooks.register(AuditHook(log_file), "audit")
+
+    async def _hooks(self) -> None:
+        hooks = self._kernel.hooks
+        for point in importlib.metadata.entry_points(group="nexusfs.hooks"):
+            loaded = point.load()
+            hooks.register(loaded() if isinstance(loaded, type) else loaded, point.name)
+        uid = self._kernel.backing.uid
+        programs = HookPrograms(
+            self._kernel.syscalls, uid, daemon_environment(), self._kernel.start
+        )
+        hooks.register(programs, "hooks.json")
 
     async def _tools(self) -> None:
         for tool in BUILTIN:
@@ -165,7 +193,13 @@ class _Services:
     async def _agents(self) -> None:
         if self._router is None:
             raise UnavailableError("models are not running, and agents need them")
-        processes = self._kernel.processes
+        processes, calls = self._kernel.processes, self._kernel.syscalls
+        journal, limiter = self._kernel.backing.journal, trio.CapacityLimiter(1)
+        sync = partial(trio.to_thread.run_sync, journal.sync, limiter=limiter)
+        processes.host.on_disk = Rounds(sync).reached
+        homes = Homes(calls, self._options.config.tools.output_chars)
+        self._kernel.on_reload.append(lambda config: homes.configure(config.tools.output_chars))
+        processes.checkpoints = CheckpointFiles(calls, homes)
         processes.restore()
-        processes.program = AgentProgram(self._router, self._kernel.syscalls)
+        processes.program = AgentProgram(self._router, calls, homes, validate_value)
         processes.check_spec = partial(check_spec, self._router)

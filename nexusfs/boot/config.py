@@ -32,6 +32,7 @@ class ToolLimits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     read_chars: int = Field(50_000, ge=100)
+    output_chars: int = Field(100_000, ge=100)
     grep_hits: int = Field(50, ge=1)
     grep_chars: int = Field(200, ge=20)
     list_entries: int = Field(100, ge=1)
@@ -58,11 +59,16 @@ class Config(BaseSettings):
     log_backups: int = Field(5, ge=0, description="rotated log files that are kept")
     retain_count: int = Field(1000, ge=0, description="ended agents that stay listed")
     retain_seconds: float | None = Field(None, ge=0, description="and how long; none: no limit")
+    model_slots: int = Field(100, ge=1, description="model calls that run at once")
+    slots_per_owner: int = Field(10, ge=1, description="of them, those of one user's agents")
+    stop_grace_s: float = Field(
+        5.0, ge=0, description="how long a clean stop waits for tool calls under way"
+    )
     tool_modules: tuple[str, ...] = Field(
         (), description="Python modules whose TOOLS are registered beside the built-in ones"
     )
-    services_off: tuple[Literal["tools", "sandbox", "models", "agents"], ...] = Field(
-        (), description="services that are not started"
+    services_off: tuple[Literal["tools", "sandbox", "models", "agents", "hooks", "audit"], ...] = (
+        Field((), description="services that are not started")
     )
     tools: ToolLimits = Field(default_factory=lambda: ToolLimits.model_validate({}))
     sandbox: SandboxSettings = Field(default_factory=lambda: SandboxSettings.model_validate({}))

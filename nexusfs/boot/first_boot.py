@@ -3,9 +3,12 @@
 import contextlib
 import os
 
-from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import ExistsError
+from nexusfs.boot.kernel import Backing
+from nexusfs.contracts.audit import AuditLog
+from nexusfs.contracts.cred import KERNEL_CRED, Credentials
+from nexusfs.contracts.errors import ExistsError, NotFoundError
 from nexusfs.contracts.node import Change
+from nexusfs.fs.auditfs import AUDIT_DIR, AUDIT_NAME, AuditNode
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.syscalls import Syscalls
 
@@ -41,7 +44,7 @@ Look at an agent, talk to it, end it:
     cat proc/2/events                     # everything that happened to it, as JSON Lines
     cat proc/2/messages.jsonl             # the conversation
     echo 'and now?' > proc/2/stdin        # a message for a chat agent
-    echo 'term enough' > proc/2/ctl       # term kill int stop cont steer reap
+    echo 'term enough' > proc/2/ctl       # term kill int stop cont checkpoint steer nice reap
 
 Run a tool yourself; what an agent's tool can do, you can:
 
@@ -72,6 +75,20 @@ async def make_tmp(calls: Syscalls, cred: Credentials) -> None:
     """Makes /tmp, where tools keep what is too long for a reply; one that is there stays."""
     with contextlib.suppress(ExistsError):
         await calls.sys_mkdir(cred, "/tmp", TMP_MODE)
+
+
+async def mount_audit(calls: Syscalls, log: AuditLog, backing: Backing) -> None:
+    """Puts the audit log at /var/log/audit.jsonl, over an empty file that keeps its directory."""
+    bound = BoundSyscalls(calls, KERNEL_CRED)
+    await bound.make_dirs(AUDIT_DIR)
+    path = f"{AUDIT_DIR}/{AUDIT_NAME.decode()}"
+    try:
+        await bound.stat(path)
+    except NotFoundError:
+        await bound.write_file(path, b"")
+    directory, _ = await bound.sys_lookup(AUDIT_DIR)
+    node = AuditNode(log, backing.uid, backing.gid)
+    calls.vfs.mounts.mount_file(directory, AUDIT_NAME, node)
 
 
 def own_credentials() -> Credentials:

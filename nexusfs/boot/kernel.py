@@ -15,6 +15,7 @@ import trio
 from nexusfs.boot.config import Config, show_config
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import KernelError, NotDirectoryError, NotFoundError, UnavailableError
+from nexusfs.contracts.hooks import Identity
 from nexusfs.contracts.node import Node
 from nexusfs.contracts.sandbox import Programs
 from nexusfs.contracts.store import CallLog, Journal
@@ -25,9 +26,11 @@ from nexusfs.fs.procfs import ProcFs
 from nexusfs.fs.sysfs import SysFs
 from nexusfs.kernel.agentfile import load_installed
 from nexusfs.kernel.bound import BoundSyscalls
+from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rights import may_use
-from nexusfs.kernel.proc.table import ProcessTable, ProcSettings
+from nexusfs.kernel.proc.spawning import ProcSettings
+from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.syscalls import Syscalls
 from nexusfs.kernel.tools import ToolTable
 from nexusfs.kernel.vfs.files import Vfs
@@ -39,6 +42,9 @@ from nexusfs.services.sandbox.service import Sandboxes
 from nexusfs.services.tools.search import WalkSearch
 
 log = logging.getLogger(__name__)
+
+MODEL_GRACE_S = 1.0
+"""A clean stop waits so long for model calls: cutting one costs its tokens twice, no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +87,13 @@ class Kernel:
         self._nursery: trio.Nursery | None = None
         self.watch = Watch()
         table = MountTable(self.backing.root)
-        self.tools = ToolTable(self._context_of, self._may_use)
+        self.hooks = Hooks()
+        self.hooks.start = self.start
+        self.tools = ToolTable(self._context_of, self._may_use, self.hooks, self._identity)
         self.processes = ProcessTable(
-            self.backing.journal, self.tools.all_names, self._proc_settings()
+            self.backing.journal, self.tools.all_names, self._proc_settings(), self.hooks
         )
+        self._set_slots()
         self.syscalls = Syscalls(Vfs(table, self.watch), self.processes, self.tools)
         self.processes.load_agent = partial(load_installed, self.syscalls)
         self.processes.check_cwd = self._check_cwd
@@ -97,6 +106,8 @@ class Kernel:
         )
         self.gauges["open_handles"] = lambda: len(self.syscalls.descriptors.files)
         self.gauges["running_tools"] = lambda: self.tools.running
+        self.gauges["model_slots_in_use"] = lambda: self.processes.host.slots.in_use
+        self.gauges["model_slots_waiting"] = lambda: self.processes.host.slots.waiting
 
     # -- what control files need (kernfs.Background)
 
@@ -122,9 +133,16 @@ class Kernel:
         """Takes a new configuration into use (SIGHUP)."""
         self.config = config
         self.processes.settings = self._proc_settings()
+        self._set_slots()
         for listener in self.on_reload:
             listener(config)
         log.info("configuration reloaded from %s", self.config_path)
+
+    async def settle(self) -> None:
+        """Lets steps under way come to their end, within the grace that the configuration gives."""
+        grace_s = self.config.stop_grace_s
+        with trio.CancelScope(shield=True):
+            await self.processes.settle(min(grace_s, MODEL_GRACE_S), grace_s)
 
     def shut(self) -> None:
         """Stops agents where they are, and answers every further call with ENOTCONN."""
@@ -138,13 +156,24 @@ class Kernel:
         seconds = math.inf if config.retain_seconds is None else config.retain_seconds
         return ProcSettings(config.default_model, seconds, config.retain_count)
 
+    def _set_slots(self) -> None:
+        slots = self.processes.host.slots
+        slots.total, slots.per_owner = self.config.model_slots, self.config.slots_per_owner
+        slots.hand_on()
+
+    def _identity(self, cred: Credentials) -> Identity:
+        return self.processes.identity(cred)
+
     def _context_of(self, cred: Credentials, call_id: str) -> ToolContext:
         files = BoundSyscalls(self.syscalls, cred.through("tool"))
         process = self.processes.find(cred.agent_pid)
-        cwd = process.spec.cwd if process else "/"
+        cwd, key = "/", call_id
+        if process is not None:
+            cwd = process.spec.cwd
+            key = f"{process.pid}-{process.started_ns:x}-{call_id}"
         return ToolContext(
             files, cwd, call_id, WalkSearch(files), self.config.tools.model_dump(),
-            self._mountpoints(), programs=self._programs_of(cred, files, process, call_id),
+            self._mountpoints(), key, self._programs_of(cred, files, process, call_id),
         )  # fmt: skip
 
     def _programs_of(

@@ -1,6 +1,7 @@
 """The spec of an agent, one strict model, and the results of a step."""
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,9 +16,11 @@ from nexusfs.contracts.words import nearest
 DEFAULT_MAX_TURNS = 20
 SPEC_LIMIT_BYTES = 4 * 1024 * 1024
 
+DEFAULT_CONTEXT_TOKENS = 128_000
+"""Source: the reference runtime's max_context_tokens."""
+
 LATER_FIELDS = frozenset({
-    "delegate", "paths", "limits", "output_schema", "mcp_servers", "mcpServers", "permission_mode",
-    "checkpoint", "priority", "restore",
+    "delegate", "paths", "limits", "mcp_servers", "mcpServers", "permission_mode",
 })  # fmt: skip
 """Fields of the contract that this version does not enforce: refused, never silently accepted."""
 
@@ -82,9 +85,26 @@ class AgentSpec(BaseModel):
     model_settings: dict[str, Any] = Field(
         default_factory=dict, description="litellm's call options, api_base among them; never a key"
     )
+    max_context_tokens: int = Field(
+        DEFAULT_CONTEXT_TOKENS, ge=1000, description="a longer conversation is trimmed"
+    )
+    trim: Literal["sliding_window", "summarize"] = "sliding_window"
+    parallel_tool_dispatch: bool = Field(
+        True, description="calls of one turn that only read run side by side"
+    )
+    output_schema: dict[str, Any] | None = Field(
+        None, description="JSON Schema of the answer, which is then JSON"
+    )
     mode: Literal["oneshot", "chat"] = "oneshot"
     life: Literal["owned", "detached"] = "owned"
-    zone: Name = "default"
+    priority: Literal["critical", "high", "normal", "low", "best_effort"] = "normal"
+    checkpoint: Literal["off", "turn", "tool"] = Field(
+        "off", description="write a checkpoint by itself after each turn, or each tool call"
+    )
+    restore: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="a checkpoint to go on from"
+    )
+    zone: Name = Field("default", description="absent: the parent's")
     cwd: Path = "/"
     labels: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -178,6 +198,34 @@ def spec_schema() -> bytes:
     """JSON Schema of a spec: what a fresh read of proc/spawn shows."""
     schema = AgentSpec.model_json_schema(by_alias=False)
     return json.dumps(schema, indent=2).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLoopConfig:
+    """How the loop runs: of the bare loop in Python; an agent's follows from its spec.
+
+    Attributes:
+        max_turns: turns with tool calls after one input; one without tools follows.
+        max_context_tokens: the prompt is kept below it, by `trim`.
+        parallel_tool_dispatch: calls of one turn that only read run side by side.
+        tool_timeout_s: on top of each tool's own limit (30 s unless it says otherwise).
+    """
+
+    max_turns: int = 100
+    max_context_tokens: int = DEFAULT_CONTEXT_TOKENS
+    parallel_tool_dispatch: bool = True
+    tool_timeout_s: float = math.inf
+    trim: Literal["sliding_window", "summarize"] = "sliding_window"
+
+    @classmethod
+    def of(cls, spec: AgentSpec) -> "AgentLoopConfig":
+        """The configuration that a spec asks for."""
+        return cls(
+            max_turns=spec.max_turns,
+            max_context_tokens=spec.max_context_tokens,
+            parallel_tool_dispatch=spec.parallel_tool_dispatch,
+            trim=spec.trim,
+        )
 
 
 class StepAction(StrEnum):

@@ -1,6 +1,7 @@
 """Credentials: who is asking, at every door."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 ROOT_UID = 0
 
@@ -83,7 +84,7 @@ class Credentials:
         return Credentials(
             self.uid,
             self.gid,
-            groups=self.groups,
+            groups=_shared(self.groups),
             session=self.session,
             agent_pid=pid,
             door="agent",
@@ -93,6 +94,12 @@ class Credentials:
         return (
             f"Credentials(uid={self.uid}, gid={self.gid}, agent_pid={self.agent_pid}, {self.door})"
         )
+
+
+@lru_cache(1000)
+def _shared(groups: frozenset[int]) -> frozenset[int]:
+    """An equal set that others have too: thousands of agents of one user keep one."""
+    return groups
 
 
 KERNEL_CRED = Credentials(ROOT_UID, 0, door="kernel")

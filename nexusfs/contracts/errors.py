@@ -265,3 +265,14 @@ def errno_of(exc: BaseException) -> int:
     The only mapping there is: FUSE, JSON-RPC and the CLI use it.
     """
     return exc.errno if isinstance(exc, KernelError) else _errno.EIO
+
+
+def error_of(number: int, message: str) -> KernelError:
+    """The error with that errno; NotPermittedError EPERM where none of ours has it.
+
+    For errnos that come from outside: a hook's OSError, or its exit status.
+    """
+    for kind in KernelError.__subclasses__():
+        if kind.errno == number and kind is not ModelError:
+            return kind(message)
+    return NotPermittedError(message)

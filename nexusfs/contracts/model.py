@@ -1,5 +1,6 @@
 """Model calls: what the agent loop asks of a model, and what it gets back."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -7,6 +8,26 @@ from nexusfs.contracts.errors import ModelError
 
 Message = dict[str, Any]
 """One message of a transcript, provider-shaped: role, content, tool_calls, tool_call_id, name."""
+
+
+_LEFT_OUT = re.compile(r"\[\d+ earlier messages, (\d+) of them yours, are left out[.,]")
+
+
+def left_out_message(count: int, answers: int, summary: str) -> Message:
+    """What stands in a prompt for `count` messages, `answers` of them the model's own."""
+    said = f", in short:\n{summary}" if summary else "."
+    text = f"[{count} earlier messages, {answers} of them yours, are left out{said}]"
+    return {"role": "user", "content": text}
+
+
+def answers_left_out(message: Message) -> int | None:
+    """How many answers a `left_out_message` stands for; None for any other message.
+
+    A scripted model goes by how many answers a conversation had.
+    """
+    content = message.get("content")
+    found = _LEFT_OUT.match(content) if isinstance(content, str) else None
+    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +58,8 @@ class ModelCall:
         tools: list of {"type": "function", "function": {name, description, parameters}}.
         settings: litellm's call options (temperature, api_base, max_tokens, …); never a key.
         fallback_models: tried in order when `model` failed for good by a retryable cause.
+        conversation: names the conversation that the messages are of, if a later call will begin
+            with the same ones; a message of it is never changed.
     """
 
     model: str
@@ -44,6 +67,7 @@ class ModelCall:
     tools: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     fallback_models: tuple[str, ...] = ()
+    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +80,14 @@ class ModelReply:
         usage: of this call, (input, output) in tokens.
         model: the one that answered; a fallback may have.
         finish_reason: as the provider said; not to be relied on.
+        window_tokens: what the model takes at most, where that is known.
     """
 
     message: Message
     usage: Usage
     model: str
     finish_reason: str | None = None
+    window_tokens: int | None = None
 
 
 class ModelObserver(Protocol):

@@ -1,6 +1,7 @@
 """Processes: states and legal moves, exit status, and what a program sees of its process."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,9 @@ FIRST_PID = 2
 
 EXIT_DONE, EXIT_FAILED, EXIT_LIMIT = 0, 1, 3
 SIGINT_EXIT, SIGKILL_EXIT, SIGTERM_EXIT = -2, -9, -15
+
+NICE_MIN, NICE_MAX = -20, 19
+"""Source: nice(2)."""
 
 
 class ProcState(StrEnum):
@@ -95,14 +99,36 @@ class ProgramProcess(Protocol):
     """What a running program sees of its own process."""
 
     pid: int
+    agent_id: str
     spec: "AgentSpec"
     cred: Credentials
-    transcript: list[Message]
-    """The conversation so far, provider-shaped; only `record` and `deliver` add to it."""
     turns: int
     """Turns that led to another one."""
+    rounds: int
+    """Turns with tool calls since the last input."""
     dropped: bool
     """True after the last turn was dropped or failed, until the next message."""
+    closing: bool
+    """True when the model was told that this turn is its last, until the next message."""
+    asked_again: int
+    """How often the model was asked for an answer of the right shape since the last input."""
+    kept_from: int
+    """Messages of the transcript before this one, but for the task, go to the model no more."""
+    summary: str
+    """What stands for the messages that are left out; may be empty."""
+    open: dict[str, dict[str, Any]] | None
+    """Tool calls of the last message that have no result yet, by id, in order."""
+    intents: set[str] | None
+    """Ids of those whose `tool_call` is journaled."""
+    begun: set[str] | None
+    """Ids of those that may have had an effect already: they are not to be run again."""
+    call_ids: set[str] | None
+    """Ids of all tool calls of the transcript."""
+
+    @property
+    def transcript(self) -> list[Message]:
+        """The conversation so far, provider-shaped; only `record` and `deliver` add to it."""
+        ...
 
     @property
     def has_mail(self) -> bool:
@@ -129,7 +155,17 @@ class ProgramProcess(Protocol):
         ...
 
     async def pause_point(self) -> None:
-        """Suspends here while the process is paused; returns at once otherwise."""
+        """Suspends here while the process is paused; returns at once otherwise.
+
+        DisconnectedError ENOTCONN when the kernel is going: no further step is to begin.
+        """
+
+    async def on_disk(self) -> None:
+        """Returns when everything recorded so far is on disk."""
+
+    def model_slot(self) -> AbstractAsyncContextManager[None]:
+        """A model slot for the block; suspends, with wchan `slot`, until there is one."""
+        ...
 
     def waiting_for(self, what: str) -> WaitChannel:
         """A context manager that shows `what` in wchan."""
@@ -138,6 +174,13 @@ class ProgramProcess(Protocol):
     def turn_scope(self) -> TurnScope:
         """A context manager around one turn."""
         ...
+
+    def open_calls(self) -> list[dict[str, Any]]:
+        """The tool calls that have no result yet, in order."""
+        ...
+
+    def answer(self, call_id: str, text: str) -> None:
+        """Gives an open call a result that no tool gave."""
 
     def answer_open_calls(self, text: str) -> None:
         """Gives every tool call without a result the result `text`: the history is valid then."""

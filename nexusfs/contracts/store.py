@@ -360,6 +360,10 @@ class Journal(Protocol):
         """All lines of a process, oldest first; empty for one that is unknown."""
         ...
 
+    def edges(self, pid: int) -> tuple[bytes, list[bytes]]:
+        """(first line, last two lines) of a process that has lines, without reading the others."""
+        ...
+
     def pids(self) -> list[int]:
         """Processes with lines that are not forgotten, ascending."""
         ...

@@ -93,6 +93,8 @@ class ToolContext:
         search: grep and glob over them; None where there is no such seam.
         settings: the configuration's [tools] limits, keys as in TOOL_LIMITS.
         mountpoints: where the shell sees the tree, for the errors of paths that start there.
+        idempotency_key: names this call in all the world, and is the same when it is run again
+            after a crash: to be handed to services that take such keys.
         programs: runs programs in a sandbox; None where there is no such seam.
     """
 
@@ -102,6 +104,7 @@ class ToolContext:
     search: Search | None = None
     settings: dict[str, int] = field(default_factory=dict)
     mountpoints: tuple[str, ...] = ()
+    idempotency_key: str = ""
     programs: Programs | None = None
 
     def path(self, path: str) -> str:
@@ -109,10 +112,7 @@ class ToolContext:
 
         Empty and `.` names are dropped; `..` stays, for what it means depends on symlinks.
         """
-        names = [name for name in path.split("/") if name not in ("", ".")]
-        if path.startswith("/"):
-            return "/" + "/".join(names[1:] if names[:1] == ["nexus"] else names)
-        return f"{self.cwd.rstrip('/')}/{'/'.join(names)}" if names else self.cwd
+        return absolute(self.cwd, path)
 
     def limit(self, name: str) -> int:
         """The limit of that name in TOOL_LIMITS, as configured."""
@@ -121,13 +121,14 @@ class ToolContext:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """The outcome of one call; success means no error."""
+    """The outcome of one call; success means no error. Warnings are of hooks."""
 
     tool_call_id: str
     name: str
     output: str | bytes
     error: str | None
     duration_ms: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def success(self) -> bool:
@@ -146,6 +147,7 @@ class ToolResult:
             "error": self.error,
             "success": self.success,
             "duration_ms": round(self.duration_ms, 3),
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
         return json.dumps(reply, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
@@ -162,6 +164,7 @@ class Tool:
         annotations: MCP's hints: readOnlyHint, destructiveHint, idempotentHint, openWorldHint.
         run: called with the context and the arguments as keywords.
         timeout_s: the longest a call may take.
+        function: the tool as a model provider wants it; `function_bytes` is its size as JSON.
     """
 
     name: str
@@ -171,20 +174,36 @@ class Tool:
     output_schema: dict[str, Any] | None = None
     annotations: dict[str, bool] = field(default_factory=dict)
     timeout_s: float = DEFAULT_TIMEOUT_S
+    function: dict[str, Any] = field(init=False)
+    function_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Makes what each prompt has of the tool once."""
+        function = {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": self.input_schema,
+            },
+        }
+        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "function_bytes", len(json.dumps(function)))
 
     @property
     def read_only(self) -> bool:
         """True when calls of it may run side by side."""
         return self.annotations.get("readOnlyHint", False)
 
-    def repeatable(self, ctx: ToolContext, arguments: dict[str, Any]) -> bool:
+    def repeatable(self, cwd: str, arguments: dict[str, Any]) -> bool:
         """True when an interrupted call with these arguments may simply be run again.
 
         A write is not when it goes to a control file: there it is a request, such as a spawn.
+        `cwd` is where the call's relative paths start.
         """
         if self.read_only or not self.annotations.get("idempotentHint", False):
             return self.annotations.get("idempotentHint", False)
-        path = ctx.path(str(arguments.get("path", "")))
+        path = absolute(cwd, str(arguments.get("path", "")))
         return ".." not in path.split("/") and not in_control_tree(path)
 
     def manual(self) -> dict[str, Any]:
@@ -195,17 +214,6 @@ class Tool:
             "inputSchema": self.input_schema,
             "outputSchema": self.output_schema,
             "annotations": self.annotations,
-        }
-
-    def function(self) -> dict[str, Any]:
-        """The tool as a model provider wants it."""
-        return {
-            "type": "function",
-            "function": {
-                "name": self.name,
-                "description": self.description,
-                "parameters": self.input_schema,
-            },
         }
 
 
@@ -278,6 +286,14 @@ def _checked(
         return await run(ctx, **{name: getattr(values, name) for name in model.model_fields})
 
     return checked
+
+
+def absolute(cwd: str, path: str) -> str:
+    """`path` made absolute from `cwd`; see `ToolContext.path`."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if path.startswith("/"):
+        return "/" + "/".join(names[1:] if names[:1] == ["nexus"] else names)
+    return f"{cwd.rstrip('/')}/{'/'.join(names)}" if names else cwd
 
 
 def in_control_tree(path: str) -> bool:

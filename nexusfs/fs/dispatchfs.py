@@ -9,7 +9,6 @@ from weakref import WeakValueDictionary
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     KernelError,
-    NoProcessError,
     NotFoundError,
     ToolFailedError,
 )
@@ -108,11 +107,14 @@ class DispatchFs:
         directory = f"/proc/{process.pid}/dispatch" if process else "/dispatch"
 
         async def act(obj: Any, cred: Credentials, request: Request) -> bytes:
-            if process and process.state.ended:
-                raise NoProcessError(f"agent {process.pid} has ended: its tools are gone")
-            if process and cred.agent_pid not in (0, process.pid):
+            if process is None:
+                return await self._run(tool, cred, cred, request)
+            if cred.agent_pid not in (0, process.pid):
                 self._calls.processes.check_owner(cred, process)
-            return await self._run(tool, process.cred if process else cred, cred, request)
+            reply = b""
+            with process.errand():
+                reply = await self._run(tool, process.cred, cred, request)
+            return reply
 
         manual = json.dumps(tool.manual(), indent=2).encode() + b"\n"
         return Control(

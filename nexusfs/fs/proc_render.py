@@ -7,7 +7,8 @@ from typing import Any
 from nexusfs.contracts.model import Usage
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.contracts.sandbox import SandboxKind
-from nexusfs.kernel.clock import now_ns, ns_of
+from nexusfs.contracts.times import ns_of
+from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.process import Process
 
 
@@ -37,7 +38,9 @@ def fields(process: Process, sandbox: SandboxKind = "off") -> dict[str, Any]:
         "Started": process.started_at,
         "Ended": process.ended_at,
         "ExitCode": "" if process.exit_code is None else process.exit_code,
-        "Reason": process.reason.replace("\n", " "),
+        "Reason": (process.reason or process.trouble).replace("\n", " "),
+        "Priority": process.spec.priority,
+        "Nice": process.nice,
     }
 
 
@@ -54,6 +57,8 @@ def status_json(process: Process, sandbox: SandboxKind = "off") -> bytes:
         "state": str(process.state),
         "exitcode": process.exit_code,
         "costusd": used.cost_usd,
+        "agent_id": process.agent_id,
+        "turn_count": process.turns,
         "mode": process.spec.mode,
         "life": process.spec.life,
         "model_calls": process.counts.model_calls,
@@ -61,9 +66,7 @@ def status_json(process: Process, sandbox: SandboxKind = "off") -> bytes:
         "labels": process.spec.labels,
         "metadata": process.spec.metadata,
         "warnings": list(process.warnings),
-        "result": None,
     }
-    body.pop("result")
     return _json(body)
 
 

@@ -4,13 +4,13 @@ A file of proc/<pid>/ is one row of the table that `_agent_table` fills.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
 from typing import Any
 
 from nexusfs.contracts.agent import parse_spec, spec_schema
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import InvalidError, NotFoundError, StaleError
+from nexusfs.contracts.errors import BusyError, InvalidError, NotFoundError, StaleError
 from nexusfs.contracts.node import DirEntry, Node, Stat
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.fs import proc_render as render
@@ -34,7 +34,7 @@ from nexusfs.kernel.vfs.kernfs import (
 
 PROC_INO = 1 << 56
 PRIVATE, PUBLIC = 0o400, 0o444
-VERBS = ("term", "kill", "int", "stop", "cont", "steer", "reap")
+VERBS = ("term", "kill", "int", "stop", "cont", "checkpoint", "steer", "nice", "reap")
 
 
 class ProcFs:
@@ -48,6 +48,13 @@ class ProcFs:
         self._background = background
         self._born = Owner(kernel_uid, 0, now_ns())
         self._dispatch_dir = dispatch_dir
+        self._verbs: dict[str, Callable[[int, Credentials, str], Awaitable[bytes]]] = {
+            "term": self._term,
+            "kill": self._kill,
+            "steer": self._steer,
+            "nice": self._nice,
+            "checkpoint": self._checkpoint,
+        }
         self._agents = self._agent_table()
         self._kernel = self._kernel_table()
         self.root: Node = ProcRoot(
@@ -73,12 +80,13 @@ class ProcFs:
         return b"%d\n" % info.pid
 
     async def _lookup_pid(self, cred: Credentials, name: bytes) -> Node:
-        process = self._calls.processes.find(int(name)) if name.isdigit() else None
-        ino = PROC_INO | (int(name) << 8) if name.isdigit() and len(name) < 12 else 0
-        if process is not None and str(process.pid).encode() == name:
-            return AgentDir(self._agents, process, ino, self._calls.processes)
-        if name == b"%d" % KERNEL_PID:
-            return DirNode(self._kernel, None, ino)
+        pid = int(name) if name.isdigit() and len(name) < 12 and name[:1] != b"0" else 0
+        processes = self._calls.processes
+        process = processes.find(pid)
+        if process is not None and (not cred.agent_pid or processes.visible(cred, process)):
+            return AgentDir(self._agents, process, PROC_INO | (pid << 8), processes)
+        if pid == KERNEL_PID:
+            return DirNode(self._kernel, None, PROC_INO | (pid << 8))
         raise NotFoundError(f"no process {name.decode('utf-8', 'replace')!r}: ls /proc lists them")
 
     def _removed(self, pid: int) -> None:
@@ -87,7 +95,8 @@ class ProcFs:
 
     async def _pids(self, cred: Credentials) -> Iterable[DirEntry]:
         self._calls.processes.prune()
-        pids = [KERNEL_PID, *(process.pid for process in self._calls.processes)]
+        processes = self._calls.processes
+        pids = [KERNEL_PID, *(p.pid for p in processes if processes.visible(cred, p))]
         return [DirEntry(b"%d" % pid, PROC_INO | (pid << 8), 0o040000) for pid in pids]
 
     # -- /proc/1
@@ -124,6 +133,7 @@ class ProcFs:
         table.text("children", PUBLIC)(lambda p: render.pids(p.children))
         table.link("cwd", lambda p, _: b"../.." + p.spec.cwd.encode(), 0o500)
         table.link("exe", lambda p, _: _exe(p), 0o500)
+        table.link("checkpoints", _checkpoints_link, 0o500)
         table.sub("dispatch", self._dispatch_dir, 0o500)
         return table
 
@@ -150,19 +160,43 @@ class ProcFs:
         verb, _, rest = _text(request.data).strip().partition(" ")
         if verb not in VERBS:
             raise InvalidError(f"unknown verb {verb!r}: one of {' '.join(VERBS)}")
-        if verb in ("term", "kill"):
-            await self._end(process, cred, rest.strip(), term=verb == "term")
-        elif verb == "steer":
-            if not rest.strip():
-                raise InvalidError("steer needs a text: steer TEXT")
-            self._calls.processes.steer(cred, process.pid, rest)
-        else:
-            await self._calls.sys_proc_signal(cred, process.pid, verb)
+        with_words = self._verbs.get(verb)
+        if with_words is not None:
+            return await with_words(process.pid, cred, rest)
+        if rest.strip():
+            raise InvalidError(f"{verb} takes no more words")
+        await self._calls.sys_proc_signal(cred, process.pid, verb)
         return b""
 
-    async def _end(self, process: Process, cred: Credentials, reason: str, *, term: bool) -> None:
-        self._calls.processes.check_live(cred, process.pid)
-        await self._calls.sys_proc_kill(cred, process.pid, reason, term=term)
+    async def _term(self, pid: int, cred: Credentials, reason: str) -> bytes:
+        return await self._end(pid, cred, reason, term=True)
+
+    async def _kill(self, pid: int, cred: Credentials, reason: str) -> bytes:
+        return await self._end(pid, cred, reason, term=False)
+
+    async def _end(self, pid: int, cred: Credentials, reason: str, *, term: bool) -> bytes:
+        done = await self._calls.sys_proc_kill(cred, pid, reason.strip(), term=term)
+        if not done["terminated"]:
+            raise BusyError(f"process {pid} has ended")
+        return b""
+
+    async def _steer(self, pid: int, cred: Credentials, text: str) -> bytes:
+        if not text.strip():
+            raise InvalidError("steer needs a text: steer TEXT")
+        await self._calls.sys_proc_steer(cred, pid, text)
+        return b""
+
+    async def _nice(self, pid: int, cred: Credentials, word: str) -> bytes:
+        if not re.fullmatch(r"[+-]?\d{1,3}", word.strip()):
+            raise InvalidError("nice needs a number from -20 to 19: nice 10")
+        await self._calls.sys_proc_nice(cred, pid, int(word))
+        return b""
+
+    async def _checkpoint(self, pid: int, cred: Credentials, rest: str) -> bytes:
+        if rest.strip():
+            raise InvalidError("checkpoint takes no more words; its hash is the reply")
+        info = await self._calls.sys_proc_checkpoint(cred, pid)
+        return info.checkpoint_hash.encode() + b"\n"
 
 
 class ProcRoot(DirNode):
@@ -255,6 +289,10 @@ def _text(data: bytes) -> str:
 
 def _exe(process: Process) -> bytes | None:
     return f"../../bin/{process.installed}.md".encode() if process.installed else None
+
+
+def _checkpoints_link(process: Process, cred: Credentials) -> bytes:
+    return f"../../home/{process.agent_id}/checkpoints".encode()
 
 
 def _owner_of(process: Process) -> Owner:

@@ -25,8 +25,8 @@ class Log:
         self, data: bytes = b"", *, keeps_live: bool = False, closed: bool = False
     ) -> None:
         """A log that holds `data` already."""
-        self.data = bytearray(data)
-        self.live = bytearray()
+        self.data: bytes | bytearray = data  # an idle agent has logs that nobody ever wrote to
+        self.live: bytes | bytearray = b""
         self.keeps_live = keeps_live
         self.closed = closed
         self._cursors: list[Cursor] | None = None
@@ -39,19 +39,23 @@ class Log:
             if self.keeps_live:
                 cursor.offset += cursor.live_offset
             cursor.live_offset = 0
-        self.live.clear()
+        self.live = b""
+        if not isinstance(self.data, bytearray):
+            self.data = bytearray(self.data)
         self.data += data
         self._wake()
 
     def push_live(self, data: bytes) -> None:
         """Adds to the live tail."""
+        if not isinstance(self.live, bytearray):
+            self.live = bytearray()
         self.live += data
         if self._cursors:
             self._wake()
 
     def drop_live(self) -> None:
         """Takes the live tail back."""
-        self.live.clear()
+        self.live = b""
         for cursor in self._cursors or ():
             cursor.live_offset = 0
 

@@ -17,9 +17,11 @@ from nexusfs.contracts.errors import (
     TimeoutExpiredError,
     UnknownToolError,
 )
+from nexusfs.contracts.hooks import DispatchContext, Identity
 from nexusfs.contracts.tool import Tool, ToolContext, ToolResult, new_call_id
 from nexusfs.contracts.words import nearest
 from nexusfs.kernel.arguments import validate_arguments_async
+from nexusfs.kernel.hooks import Hooks
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +34,20 @@ class ToolTable:
 
     `context_of` makes the context of a call from the caller's credentials and the call id;
     `allowed` says whether the caller may use a tool: what he may not use does not exist for him.
+    `identity` says who a caller is, for the hooks.
     """
 
     def __init__(
         self,
         context_of: Callable[[Credentials, str], ToolContext],
         allowed: Callable[[Credentials, str], bool],
+        hooks: Hooks | None = None,
+        identity: Callable[[Credentials], Identity] | None = None,
     ) -> None:
         """An empty table."""
         self._tools: dict[str, Tool] = {}
+        self._hooks = hooks or Hooks()
+        self._identity = identity or _nobody
         self._context_of = context_of
         self._allowed = allowed
         self.running = 0
@@ -87,27 +94,59 @@ class ToolTable:
         await validate_arguments_async(tool.input_schema, arguments, size_bytes)
         await trio.lowlevel.checkpoint_if_cancelled()  # the thread that validated did not notice
         context = self._context_of(cred, call_id or new_call_id())
+        told = self._told(cred, name, context.call_id, arguments)
+        if told is not None:
+            await self._hooks.before("pre_dispatch", told)
         started = time.perf_counter()
+        failure: KernelError | None = None
         output: str | bytes = ""
         error: str | None = None
+        try:
+            output, error = await self._run(tool, context, arguments)
+        except _REFUSALS as exc:
+            failure, error = exc, str(exc)
+        duration_ms = (time.perf_counter() - started) * 1000
+        if told is not None:
+            told.error, told.duration_ms = error, duration_ms
+            await self._hooks.after("post_dispatch", told)
+        if failure is not None:
+            raise failure
+        warnings = tuple(told.warnings) if told is not None else ()
+        return ToolResult(context.call_id, name, output, error, duration_ms, warnings)
+
+    def _told(
+        self, cred: Credentials, name: str, call_id: str, arguments: dict[str, Any]
+    ) -> DispatchContext | None:
+        """What hooks are told; None when nobody listens."""
+        if not (self._hooks.on("pre_dispatch") or self._hooks.on("post_dispatch")):
+            return None
+        return DispatchContext(*self._identity(cred), name, call_id, arguments)
+
+    async def _run(
+        self, tool: Tool, context: ToolContext, arguments: dict[str, Any]
+    ) -> tuple[str | bytes, str | None]:
+        """(output, error) of a call. Raises what is in _REFUSALS."""
         self.running += 1
         try:
             with trio.move_on_after(tool.timeout_s) as limit:
-                output = await tool.run(context, **arguments)
-            if limit.cancelled_caught:
-                raise TimeoutExpiredError(
-                    f"{name} took over {tool.timeout_s:g} s and was cancelled"
-                )
+                return await tool.run(context, **arguments), None
+            assert limit.cancelled_caught
+            raise TimeoutExpiredError(
+                f"{tool.name} took over {tool.timeout_s:g} s and was cancelled"
+            )
         except _REFUSALS:
             raise
         except trio.TooSlowError:
-            error = "it gave up waiting for something of its own"
+            return "", "it gave up waiting for something of its own"
         except KernelError as exc:
-            error = str(exc)
+            return "", str(exc)
         except Exception as exc:
-            log.exception("tool %s failed unexpectedly", name)
-            error = f"internal error: {type(exc).__name__}"
+            log.exception("tool %s failed unexpectedly", tool.name)
+            return "", f"internal error: {type(exc).__name__}"
         finally:
             self.running -= 1
-        duration_ms = (time.perf_counter() - started) * 1000
-        return ToolResult(context.call_id, name, output, error, duration_ms)
+
+
+def _nobody(cred: Credentials) -> Identity:
+    """A caller of a table that knows no agents."""
+    return Identity("", "", cred.agent_pid, 0, cred.uid, {})

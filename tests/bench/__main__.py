@@ -9,11 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import files, in_process, measures, sandbox
+from tests.bench import agents, files, in_process, measures, sandbox
 from tests.bench.rivals import bench, filesystem
 from tests.bench.rows import Row
 
-MEASURES = measures.MEASURES | files.MEASURES | in_process.MEASURES | sandbox.MEASURES
+MEASURES = (
+    measures.MEASURES | files.MEASURES | in_process.MEASURES | agents.MEASURES | sandbox.MEASURES
+)
 
 
 def main(names: list[str]) -> None:

@@ -291,11 +291,11 @@ def test_annotations_are_those_of_the_contract() -> None:
 def test_a_write_is_not_repeatable_when_it_is_a_request(ctx: ToolContext) -> None:
     tool = TOOLS["write_file"]
 
-    assert tool.repeatable(ctx, {"path": "/a.txt"})
-    assert not tool.repeatable(ctx, {"path": "/nexus/proc/spawn"})
-    assert not tool.repeatable(ctx, {"path": "x/../proc/spawn"})
-    assert not TOOLS["edit_file"].repeatable(ctx, {"path": "/a.txt"})
-    assert TOOLS["read_file"].repeatable(ctx, {"path": "/proc/7/status"})
+    assert tool.repeatable(ctx.cwd, {"path": "/a.txt"})
+    assert not tool.repeatable(ctx.cwd, {"path": "/nexus/proc/spawn"})
+    assert not tool.repeatable(ctx.cwd, {"path": "x/../proc/spawn"})
+    assert not TOOLS["edit_file"].repeatable(ctx.cwd, {"path": "/a.txt"})
+    assert TOOLS["read_file"].repeatable(ctx.cwd, {"path": "/proc/7/status"})
 
 
 async def test_an_argument_of_the_wrong_type_is_invalid(ctx: ToolContext) -> None:

@@ -1,13 +1,18 @@
 """A real mount for the tests: `mnt` is one for each module, `Mounts` makes further ones."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from nexusfs.boot.connect import connect_sync
+from tests.fuse.faces import Face, FilesFace, PythonFace
 
 NEXUSFS = str(Path(sys.executable).parent / "nexusfs")
 
@@ -69,3 +74,29 @@ def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounts]:
 @pytest.fixture(scope="module")
 def mnt(mounts: Mounts) -> Path:
     return mounts.mount()
+
+
+@pytest.fixture(scope="module", params=["files", "python"])
+def face(
+    request: pytest.FixtureRequest, mounts: Mounts, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Face]:
+    """One kernel by its files, one by its system calls; see tests/fuse/faces.py."""
+    if request.param == "files":
+        yield FilesFace(mounts.mount("rows"))
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+            with connect_sync(tmp_path_factory.mktemp("rows") / "store") as kernel:
+                yield PythonFace(kernel)
+
+
+@pytest.fixture
+def play(face: Face, tmp_path: Path) -> Callable[..., int]:
+    """Spawns an agent whose model plays the turns."""
+
+    def spawned(*turns: dict[str, Any], **spec: Any) -> int:
+        script = tmp_path / f"script-{len(list(tmp_path.iterdir()))}"
+        script.write_text(json.dumps(turns))
+        return face.spawn(**{"model": f"offline/script:{script}", "task": "go", **spec})
+
+    return spawned

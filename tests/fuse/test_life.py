@@ -115,7 +115,7 @@ def again(
 ) -> Iterator[Again]:
     folder = tmp_path_factory.mktemp("again")
     own = Mounts(folder)
-    mnt = own.mount(env=WITH_SLOW_TOOLS)
+    mnt = own.mount(env={**WITH_SLOW_TOOLS, "NEXUSFS_STOP_GRACE_S": "0.3"})
     fill(mnt)
     ended = play(mnt, folder / "0", call("read_file", path="/docs/small"), {"content": "ok"})
     wait(mnt, ended)

@@ -47,6 +47,8 @@ CONVERSATIONS: list[dict[str, Any]] = [
     {"match": "for ever", "turns": [{"content": "word " * 10_000, "token_delay_s": 0.05}]},
     {"match": "busy", "turns": [
         {"content": "at last", "status": 429, "retry_after_s": 0.2, "times": 2}]},
+    {"match": "waiting", "turns": [
+        {"content": "at last", "status": 429, "retry_after_s": 60, "times": 1}]},
     {"match": "broken", "turns": [{"content": "at last", "status": 500, "times": 1}]},
     {"match": "locked", "turns": [{"error": {"message": "wrong key", "status": 401}}]},
     {"match": "refused", "turns": [{"error": {"message": "no such thing", "status": 400}}]},
@@ -211,6 +213,19 @@ def test_a_429_is_retried_and_the_retries_are_told(
     assert len(attempts(endpoint, "busy now")) == 3
     retries = of_type(mnt, pid, "model_retry")
     assert len(retries) == 2 and all(retry["delay_s"] >= 0.2 for retry in retries)
+
+
+def test_status_says_why_a_call_is_tried_again(mnt: Path, ask: Callable[..., int]) -> None:
+    pid = ask("waiting now")
+
+    until(lambda: of_type(mnt, pid, "model_retry"))
+
+    reason = dict(line.split(":\t") for line in read(mnt, pid, "status").splitlines())["Reason"]
+    assert reason.startswith("openai/any: ") and "429" in reason
+    assert "next attempt in 6" in reason or "next attempt in 7" in reason
+    assert wchan(mnt, pid) == "model"
+    ctl(mnt, pid, "kill")
+    assert "Reason:\tkilled\n" in read(mnt, pid, "status")
 
 
 def test_a_500_is_retried(mnt: Path, ask: Callable[..., int], endpoint: tuple[str, Any]) -> None:

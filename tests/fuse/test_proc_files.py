@@ -33,7 +33,7 @@ WHOLE = ("status", "status.json", "events", "messages.jsonl", "spec", "result", 
 STATUS_KEYS = [
     "Name", "State", "Pid", "PPid", "Uid", "Gid", "Zone", "Agent", "Model", "Turns", "ToolCalls",
     "InputTokens", "OutputTokens", "CostUSD", "Wchan", "Sandbox", "Started", "Ended", "ExitCode",
-    "Reason",
+    "Reason", "Priority", "Nice",
 ]  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def test_children_lists_pids_and_wchan_says_model_or_tool(mnt: Path, stuck: int)
 
 
 def test_later_files_are_absent_and_not_faked(mnt: Path, ended: int) -> None:
-    later = {"limits", "grants", "delegate", "tasks", "approvals", "checkpoints"}
+    later = {"limits", "grants", "delegate", "tasks", "approvals"}
 
     assert not later & set(os.listdir(mnt / f"proc/{ended}"))
 

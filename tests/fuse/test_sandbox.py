@@ -245,7 +245,7 @@ def test_killing_the_daemon_ends_its_programs(mounts: Mounts, env: dict[str, str
 
 
 def test_umount_ends_programs_and_returns(mounts: Mounts, tmp_path: Path) -> None:
-    mnt = mounts.mount("gone")
+    mnt = mounts.mount("gone", env={"NEXUSFS_STOP_GRACE_S": "0.1"})
     play(mnt, tmp_path / "turns", call("exec", command="sleep 7006"), tools=["exec"])
     until(lambda: marked("7006"))
     began = time.monotonic()

@@ -65,6 +65,18 @@ class Script:
     def available(self) -> list[dict[str, Any]]:
         return []
 
+    def marks(self) -> list[tuple[str, str]]:
+        """(tool, mark) of every call that leaves a trace."""
+        calls = [call for turn in self.turns for call in turn["tool_calls"]]
+        asked = [(call["function"], call["id"]) for call in calls]
+        return [(f["name"], mark) for f, mark in asked if "mark" in f["arguments"]]
+
+
+def said_of(process: Process, call_id: str) -> str:
+    """What the model was told about a call."""
+    (message,) = [m for m in process.transcript if m.get("tool_call_id") == call_id]
+    return str(message["content"])
+
 
 def script_of(turns: Sequence[Sequence[tuple[str, int]]]) -> Script:
     messages = []
@@ -149,7 +161,14 @@ def check_finished(process: Process, script: Script) -> None:
     assert process.counts.model_calls == len(said)
     assert process.turns <= len(script.turns)
     started = Counter(mark for mark in SHOP.trace if mark.startswith("+"))
-    assert all(times == 1 for times in started.values()), "a call was repeated"
+    for name, mark in script.marks():
+        if name == "act":
+            assert started[f"+{mark}"] <= 1, "a call was repeated that may not be"
+        told = said_of(process, mark)
+        if "interrupted" not in told:
+            assert told == f"{name} done {mark}", "a call was lost"
+        else:
+            assert name == "act", "a call was given up that may be repeated"
 
 
 def view(process: Process) -> dict[str, Any]:

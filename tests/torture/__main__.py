@@ -10,6 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
+from tests.torture.agents import PARTS as AGENT_PARTS
 from tests.torture.fio import fio
 from tests.torture.fsx import fsx
 from tests.torture.kills import kills
@@ -30,6 +31,7 @@ PARTS: dict[str, Part] = {
     "kills": kills,
     "powercut": powercut,
     "garble": garble,
+    **AGENT_PARTS,
 }
 
 

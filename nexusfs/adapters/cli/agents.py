@@ -17,7 +17,7 @@ from nexusfs.adapters.client import ClientError, Ended, Mount
 OWN_FAILURE, NOT_STARTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses of a command that runs another. Source: env(1), timeout(1), docker-run(1)."""
 
-VERBS = ["term", "kill", "int", "stop", "cont", "reap"]
+VERBS = ["term", "kill", "int", "stop", "cont", "checkpoint", "reap"]
 _NUMBERS = {"2": "int", "9": "kill", "15": "term", "18": "cont", "19": "stop"}
 
 
@@ -191,6 +191,7 @@ def verb_of(name: str) -> str:
         "nexusfs kill 7",
         "nexusfs kill -9 7 8",
         "nexusfs kill -s stop 7 && nexusfs kill -s cont 7",
+        "nexusfs kill -s checkpoint 7",
         "nexusfs kill 7 --reason 'wrong branch'",
     )
 )
@@ -212,12 +213,16 @@ def verb_of(name: str) -> str:
 def kill(mount: Mount, pids: tuple[int, ...], verb: str, reason: str) -> int:
     """Send a verb to agents; `term` ends one with all of its children.
 
+    `checkpoint` prints the hash of what it wrote.
+
     Exit status: 0, or 1 when any of them could not be sent.
     """
     failed, request = 0, f"{verb_of(verb)} {reason}"
     for pid in pids:
         try:
-            mount.control(pid, request)
+            reply = mount.control(pid, request)
+            if reply:
+                click.echo(reply)
         except ClientError as exc:
             failed = 1
             click.echo(f"nexusfs: {exc}", err=True)

@@ -9,6 +9,9 @@ from nexusfs.contracts.words import nearest
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rights import Rights, ToolCaveat, excess, is_glob, may_use
 
+_NOT_ASKED: set[str] = set()
+"""Which fields were given does not matter of an effective spec; all of them share this."""
+
 NO_TOOL_HERE = "no tool of that name here, so the agent goes without it"
 
 
@@ -31,7 +34,8 @@ def effective_spec(
     """Merges `wanted` over the installed `base`, inherits from `parent`, and narrows.
 
     Raises:
-        NotPermittedError: EPERM, with the list of what was too much, unless it says clamp.
+        NotPermittedError: EPERM, with the list of what was too much, unless it says clamp; or it
+            asks for another zone than its parent's.
         InvalidError: EINVAL, a tool that does not exist, with the nearest one.
     """
     warnings: list[str] = []
@@ -53,9 +57,14 @@ def effective_spec(
     model = spec.model
     if model == "inherit":
         model = parent.spec.model if parent else default_model
+    asked_zone = spec.zone if "zone" in wanted.model_fields_set else None
+    if parent is not None and asked_zone not in (None, parent.spec.zone):
+        raise NotPermittedError(f"it may only be in the zone of its parent, {parent.spec.zone}")
     granted = tuple(name for name in tools if may_use(rights, name))
-    spec = spec.model_copy(update={"model": model, "tools": granted, "disallowed_tools": ()})
-    return Plan(spec, rights, tuple(warnings))
+    fields = {**dict(spec), "model": model, "tools": granted, "disallowed_tools": ()}
+    if parent is not None:
+        fields["zone"] = parent.spec.zone
+    return Plan(AgentSpec.model_construct(_NOT_ASKED, **fields), rights, tuple(warnings))
 
 
 def unknown_tools(wanted: tuple[str, ...] | None, tools: list[str]) -> list[str]:

@@ -4,25 +4,51 @@ Concurrency: everything here runs in the trio thread, and nothing suspends but t
 methods that say so; between suspensions the fields agree with the journal.
 """
 
+import contextlib
 import json
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
+from pydantic_core import to_json
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError
+from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError, NoProcessError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
-from nexusfs.kernel.clock import now_iso, now_ns, ns_of
+from nexusfs.contracts.times import ns_of
+from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
+from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
 from nexusfs.kernel.proc.rights import Rights
+from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
+from nexusfs.kernel.sched import Slots
 
 log = logging.getLogger(__name__)
+
+
+NO_CHILDREN: frozenset[int] = frozenset()
+"""What the many without children share: an empty set has 216 bytes."""
+
+
+async def _on_disk_already() -> None:
+    """A process without a journal on disk has nothing to wait for."""
+
+
+@dataclass(slots=True)
+class Host:
+    """What all processes of a table share.
+
+    Attributes:
+        slots: of model calls.
+        on_disk: returns when everything journaled so far is on disk.
+    """
+
+    slots: Slots = field(default_factory=Slots)
+    on_disk: Callable[[], Awaitable[None]] = _on_disk_already
 
 
 @dataclass
@@ -41,32 +67,48 @@ class Process:
         "_append",
         "_changed_at_ns",
         "_ending",
+        "_errands",
+        "_events",
         "_go",
-        "_mail_lot",
+        "_mail_waiter",
+        "_messages",
+        "_stdout",
+        "_transcript",
         "_turn",
+        "_unread",
         "agent_id",
+        "asked_again",
+        "begun",
+        "call_ids",
         "children",
+        "closing",
         "counts",
         "cred",
         "dropped",
         "ended_at",
-        "events",
         "exit_code",
+        "halting",
+        "host",
         "installed",
+        "intents",
+        "kept_from",
         "mail",
-        "messages",
+        "nice",
+        "open",
         "parent_pid",
         "pid",
         "reason",
+        "resting",
         "result",
         "rights",
+        "rounds",
         "scope",
         "spec",
         "started_at",
         "started_ns",
         "state",
-        "stdout",
-        "transcript",
+        "summary",
+        "trouble",
         "turns",
         "version",
         "waits",
@@ -75,9 +117,10 @@ class Process:
 
     def __init__(
         self, pid: int, parent_pid: int, cred: Credentials, spec: AgentSpec,
-        append: Callable[[int, bytes], None],
+        append: Callable[[int, bytes], None], host: Host | None = None,
     ) -> None:  # fmt: skip
         """A created process; `append` journals a line of it before it returns."""
+        self.host = host or Host()
         self.pid = pid
         self.parent_pid = parent_pid
         self.cred = cred
@@ -86,29 +129,91 @@ class Process:
         self.installed = spec.agent
         self.rights: Rights = ()
         self.state = ProcState.CREATED
-        self.children: set[int] = set()
+        self.children: frozenset[int] | set[int] = NO_CHILDREN
         self.counts = Counts()
         self.turns = 0
-        self.transcript: list[Message] = []
-        self.mail: deque[str] = deque()
-        self.events = Log()
-        self.stdout = Log(keeps_live=True)
-        self.messages = Log()
+        self._transcript: list[Message] = []
+        self.mail: list[str] = []
+        self._events = Log()
+        self._stdout = Log(keeps_live=True)
+        self._messages = Log()
+        self._unread: Callable[[], list[bytes]] | None = None
         self.scope = trio.CancelScope()
         self.started_at = self.ended_at = ""
         self.started_ns = 0
         self.exit_code: int | None = None
         self.reason = self.result = ""
         self.warnings: tuple[str, ...] = ()
-        self.dropped = False
+        self.dropped = self.closing = self.halting = self.resting = False
+        self.rounds = self.asked_again = self.kept_from = self.nice = 0
+        self.summary = self.trouble = ""
+        self.open: dict[str, dict[str, Any]] | None = None
+        self.intents: set[str] | None = None
+        self.begun: set[str] | None = None
+        self.call_ids: set[str] | None = None
         self.waits: list[str] = []
         self.version = 0
         self._append = append
         self._changed_at_ns = now_ns()
         self._ending: Log | None = None
+        self._errands: set[trio.CancelScope] | None = None
         self._go: trio.Event | None = None
-        self._mail_lot: trio.lowlevel.ParkingLot | None = None
+        self._mail_waiter: trio.lowlevel.Task | None = None
         self._turn: Turn | None = None
+
+    def add_child(self, pid: int) -> None:
+        """Notes a child."""
+        if not self.children:
+            self.children = set()
+        assert isinstance(self.children, set)
+        self.children.add(pid)
+
+    def drop_child(self, pid: int) -> None:
+        """Forgets a child."""
+        if isinstance(self.children, set):
+            self.children.discard(pid)
+
+    # -- the journal, read when it is asked for
+
+    def leave_unread(self, read: Callable[[], list[bytes]]) -> None:
+        """Says that the journal was not read, but for what the process shows in its status."""
+        self._unread = read
+
+    def _read(self) -> None:
+        """Folds the whole journal, from the start."""
+        if self._unread is None:
+            return
+        lines, self._unread = self._unread(), None
+        self.counts = Counts()
+        self.turns = self.rounds = 0
+        self.warnings = tuple(json.loads(lines[0])["warnings"])
+        for line in lines:
+            self.apply(json.loads(line), line)
+        self.close_streams()
+
+    @property
+    def events(self) -> Log:
+        """All that happened to it."""
+        self._read()
+        return self._events
+
+    @property
+    def stdout(self) -> Log:
+        """What the model said."""
+        self._read()
+        return self._stdout
+
+    @property
+    def messages(self) -> Log:
+        """The transcript, as JSON Lines."""
+        self._read()
+        return self._messages
+
+    @property
+    def transcript(self) -> list[Message]:
+        """The transcript."""
+        self._read()
+        return self._transcript
 
     # -- the fold
 
@@ -120,14 +225,12 @@ class Process:
         """
         if self.state.ended and kind != "state":
             raise DisconnectedError(f"process {self.pid} has ended")
+        self._read()  # before a line is added that it would read too
         event = {"time": now_iso(), "type": kind, **fields}
-        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         try:
-            line = text.encode()
-        except (
-            UnicodeEncodeError
-        ):  # a lone surrogate of a provider: memory is what the journal says
-            line = text.encode("utf-8", "replace")
+            line = to_json(event)
+        except ValueError:  # a lone surrogate of a provider: memory is what the journal says
+            line = line_of(event)
             event = json.loads(line)
         self._append(self.pid, line)
         self.apply(event, line)
@@ -146,24 +249,19 @@ class Process:
 
     def apply(self, event: dict[str, Any], line: bytes) -> None:
         """Folds one event, live or from the journal, into the state."""
-        self.events.append(line + b"\n")
+        self._events.append(line + b"\n")
         message = event.get("message")
         if isinstance(message, dict):
-            self._extend(message)
-        fold = _FOLDS.get(event["type"])
+            extend(self, message)
+        self.fold(event)
+
+    def fold(self, event: dict[str, Any]) -> None:
+        """What an event does to the state, but for events and transcript."""
+        fold = FOLDS.get(event["type"])
         if fold is not None:
             fold(self, event)
         self.version += 1
         self._changed_at_ns = ns_of(event["time"])
-
-    def _extend(self, message: Message) -> None:
-        self.transcript.append(message)
-        self.messages.append(
-            json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        )
-        text = message.get("content")
-        if message["role"] == "assistant" and text:
-            self.stdout.append(text.encode("utf-8", "replace") + b"\n")
 
     def touch(self) -> None:
         """Notes that something visible changed."""
@@ -190,7 +288,20 @@ class Process:
     def end(self, state: ProcState, exit_code: int, reason: str, result: str) -> None:
         """Records the end; one record, so that a crash cannot leave half of it."""
         self.check_move(state)
-        self.record("exit", state=state, exit_code=exit_code, reason=reason, result=result)
+        self.record(
+            "exit", state=state, exit_code=exit_code, reason=reason, result=result,
+            totals=self.totals(),
+        )  # fmt: skip
+
+    def totals(self) -> dict[str, Any]:
+        """What status shows of an ended process and only the whole journal would say."""
+        used = self.counts.usage
+        return {
+            "ppid": self.parent_pid, "nice": self.nice, "warnings": list(self.warnings),
+            "turns": self.turns, "model_calls": self.counts.model_calls,
+            "tool_calls": self.counts.tool_calls, "input_tokens": used.input_tokens,
+            "output_tokens": used.output_tokens, "cost_usd": used.cost_usd,
+        }  # fmt: skip
 
     def info(self) -> ProcessInfo:
         """An immutable snapshot."""
@@ -213,7 +324,7 @@ class Process:
 
     def close_streams(self) -> None:
         """Ends all streams and wakes all who wait for the end."""
-        for log in (self.stdout, self.messages, self.events, self.ending):
+        for log in (self._stdout, self._messages, self._events, self.ending):
             log.close()
 
     # -- messages
@@ -221,8 +332,9 @@ class Process:
     def post(self, text: str, source: str) -> None:
         """A message for the next turn arrives; journaled, so an acknowledged one is never lost."""
         self.record("message", text=text, source=source)
-        if self._mail_lot is not None:
-            self._mail_lot.unpark_all()
+        if self._mail_waiter is not None:
+            waiter, self._mail_waiter = self._mail_waiter, None
+            trio.lowlevel.reschedule(waiter)
 
     @property
     def wchan(self) -> str:
@@ -235,12 +347,20 @@ class Process:
         return bool(self.mail)
 
     async def message_arrived(self) -> None:
-        """Suspends until a message waits. Cancelling has no effect."""
-        with self.waiting_for("message"):
+        """Suspends until a message waits; for the program alone. Cancelling has no effect.
+
+        By trio's own primitive: of 10,000 idle agents each would have a parking lot of 1 KiB.
+        """
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._mail_waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with self.waiting_for("message"), Resting(self):
             while not self.mail:
-                if self._mail_lot is None:
-                    self._mail_lot = trio.lowlevel.ParkingLot()
-                await self._mail_lot.park()
+                self._mail_waiter = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(leave)
 
     def deliver(self) -> int:
         """Moves all waiting messages into the transcript."""
@@ -258,10 +378,7 @@ class Process:
 
     def show(self, kind: str, **fields: Any) -> None:
         """A line of events_pipe that lives until the next event is recorded; not journaled."""
-        event = {"time": now_iso(), "type": kind, **fields}
-        self.events.push_live(
-            json.dumps(event, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        )
+        self.events.push_live(line_of({"time": now_iso(), "type": kind, **fields}) + b"\n")
 
     def unsay(self) -> None:
         """Takes the live text back."""
@@ -269,10 +386,31 @@ class Process:
         self.events.drop_live()
 
     async def pause_point(self) -> None:
-        """Suspends while the process is paused."""
-        while self.state is ProcState.PAUSED:
+        """Suspends while the process is paused.
+
+        Raises:
+            DisconnectedError: ENOTCONN, the kernel is going: no further step begins.
+        """
+        while self.state is ProcState.PAUSED and not self.halting:
             self._go = trio.Event()
-            await self._go.wait()
+            with Resting(self):
+                await self._go.wait()
+        if self.halting:
+            raise DisconnectedError("the kernel is going")
+
+    def halt(self) -> None:
+        """Lets the step under way settle and no other begin; what rests ends at once."""
+        self.halting = True
+        if self.resting:
+            self.scope.cancel()
+
+    async def on_disk(self) -> None:
+        """Returns when everything journaled so far is on disk."""
+        await self.host.on_disk()
+
+    def model_slot(self) -> ModelSlot:
+        """A model slot for the block; wchan `slot` until there is one."""
+        return ModelSlot(self)
 
     def resume(self) -> None:
         """Frees a program that waits at its pause point."""
@@ -282,6 +420,31 @@ class Process:
     def waiting_for(self, what: str) -> "Waiting":
         """Shows `what` in wchan while entered."""
         return Waiting(self, what)
+
+    @contextlib.contextmanager
+    def errand(self) -> Iterator[None]:
+        """A block in which somebody else does something in the name of this process.
+
+        NoProcessError ESRCH when the process has ended, or ends meanwhile: the block is cut off.
+        """
+        scope = trio.CancelScope()
+        if not self.state.ended:
+            self._errands = self._errands or set()
+            self._errands.add(scope)
+            try:
+                with scope:
+                    yield
+            finally:
+                self._errands.discard(scope)
+            if not scope.cancelled_caught:
+                return
+        raise NoProcessError(f"agent {self.pid} has ended: its tools are gone")
+
+    def cancel(self) -> None:
+        """Cuts off the program, and all that is done in the name of the process."""
+        self.scope.cancel()
+        for scope in self._errands or ():
+            scope.cancel()
 
     def turn_scope(self) -> "Turn":
         """One turn, which `interrupt` can drop."""
@@ -300,126 +463,15 @@ class Process:
 
     def open_calls(self) -> list[dict[str, Any]]:
         """Tool calls of the transcript that have no result yet, in order."""
-        answered = {m.get("tool_call_id") for m in self.transcript if m["role"] == "tool"}
-        calls = [c for m in self.transcript for c in m.get("tool_calls") or ()]
-        return [call for call in calls if call["id"] not in answered]
+        return list((self.open or {}).values())
+
+    def answer(self, call_id: str, text: str) -> None:
+        """Gives an open call a result that no tool gave."""
+        name = (self.open or {})[call_id]["function"]["name"]
+        message = {"role": "tool", "tool_call_id": call_id, "name": name, "content": text}
+        self.record("tool_result", id=call_id, name=name, error=text, message=message)
 
     def answer_open_calls(self, text: str) -> None:
         """Gives every open call the result `text`."""
-        for call in self.open_calls():
-            name = call["function"]["name"]
-            message = {"role": "tool", "tool_call_id": call["id"], "name": name, "content": text}
-            self.record("tool_result", id=call["id"], name=name, error=text, message=message)
-
-
-class Waiting:
-    """Shows what a process waits for; of several waits the latest is shown."""
-
-    __slots__ = ("_process", "_what")
-
-    def __init__(self, process: Process, what: str) -> None:
-        self._process = process
-        self._what = what
-
-    def __enter__(self) -> None:
-        self._process.waits.append(self._what)
-        self._process.touch()
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.waits.remove(self._what)
-        self._process.touch()
-
-
-class Turn:
-    """A cancel scope around one turn."""
-
-    __slots__ = ("_process", "_scope")
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self._scope = trio.CancelScope()
-
-    def cancel(self) -> None:
-        """Leaves the block early."""
-        self._scope.cancel()
-
-    @property
-    def interrupted(self) -> bool:
-        """True when the turn was dropped."""
-        return self._scope.cancelled_caught
-
-    def __enter__(self) -> "Turn":
-        self._scope.__enter__()
-        return self
-
-    def __exit__(self, *exc: Any) -> bool | None:
-        self._process.end_turn()
-        return self._scope.__exit__(*exc)
-
-
-def _fold_spawn(process: Process, event: dict[str, Any]) -> None:
-    process.started_at = event["time"]
-    process.started_ns = event["time_ns"]
-    process.state = ProcState.RUNNING
-    if process.spec.task:
-        process.mail.append(process.spec.task)
-
-
-def _fold_state(process: Process, event: dict[str, Any]) -> None:
-    process.state = ProcState(event["to"])
-
-
-def _fold_message(process: Process, event: dict[str, Any]) -> None:
-    process.mail.append(event["text"])
-
-
-def _fold_input(process: Process, event: dict[str, Any]) -> None:
-    process.dropped = False
-    if process.mail:
-        process.mail.popleft()
-
-
-def _fold_dropped(process: Process, event: dict[str, Any]) -> None:
-    process.dropped = True
-
-
-def _fold_turn_end(process: Process, event: dict[str, Any]) -> None:
-    process.turns += 1
-
-
-def _fold_model_reply(process: Process, event: dict[str, Any]) -> None:
-    used = event["usage"]
-    process.counts.model_calls += 1
-    process.counts.usage += Usage(used["input_tokens"], used["output_tokens"], used["cost_usd"])
-
-
-def _fold_tool_call(process: Process, event: dict[str, Any]) -> None:
-    process.counts.tool_calls += 1
-
-
-def _fold_adopted(process: Process, event: dict[str, Any]) -> None:
-    process.parent_pid = event["ppid"]
-
-
-def _fold_exit(process: Process, event: dict[str, Any]) -> None:
-    process.state = ProcState(event["state"])
-    process.exit_code = event["exit_code"]
-    process.reason = event["reason"]
-    process.result = event["result"]
-    process.ended_at = event["time"]
-
-
-_FOLDS: dict[str, Callable[[Process, dict[str, Any]], None]] = {
-    "spawn": _fold_spawn,
-    "state": _fold_state,
-    "message": _fold_message,
-    "input": _fold_input,
-    "turn_end": _fold_turn_end,
-    "model_reply": _fold_model_reply,
-    "tool_call": _fold_tool_call,
-    "adopted": _fold_adopted,
-    "interrupted": _fold_dropped,
-    "model_error": _fold_dropped,
-    "exit": _fold_exit,
-}
-"""What each kind of event does to a process; kinds that are not here only show in events."""
+        for call_id in list(self.open or ()):
+            self.answer(call_id, text)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ Rights = tuple[ToolCaveat, ...]
 """From the oldest ancestor's caveat to the process's own."""
 
 
+@lru_cache(10_000)
 def may_use(rights: Rights, tool: str) -> bool:
     """True when every caveat of the chain holds."""
     return all(caveat.holds(tool) for caveat in rights)

@@ -1,24 +1,39 @@
-"""The mount table: control trees at fixed names below the root filesystem's root."""
+"""The mount table: control trees at names of the root, and single files anywhere."""
 
 from dataclasses import dataclass, field
 
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BusyError, ExistsError, NameTooLongError
+from nexusfs.contracts.errors import (
+    BusyError,
+    ExistsError,
+    NameTooLongError,
+    NotPermittedError,
+)
 from nexusfs.contracts.node import NAME_MAX, DirEntry, Node
 
 
 @dataclass
 class MountTable:
-    """Which node a name leads to: a mounted tree's at the root, the directory's own elsewhere."""
+    """Which node a name leads to: what is mounted there, else the directory's own.
+
+    Attributes:
+        trees: by name at the root.
+        files: by the directory's inode number and the name; they cover ordinary files.
+    """
 
     root: Node
     trees: dict[bytes, Node] = field(default_factory=dict)
+    files: dict[tuple[int, bytes], Node] = field(default_factory=dict)
 
     def mount(self, name: bytes, root: Node) -> None:
         """Puts a control tree at /`name`. ExistsError when the name is taken."""
         if name in self.trees:
             raise ExistsError(f"already mounted: /{name.decode()}")
         self.trees[name] = root
+
+    def mount_file(self, directory: Node, name: bytes, node: Node) -> None:
+        """Puts a file over an ordinary one of that name, which keeps the directory from going."""
+        self.files[directory.ino, name] = node
 
     async def lookup(self, cred: Credentials, parent: Node, name: bytes) -> Node:
         """The node of `name` in `parent`. NotFoundError, NotDirectoryError, NameTooLongError."""
@@ -28,6 +43,9 @@ class MountTable:
             tree = self.trees.get(name)
             if tree is not None:
                 return tree
+        covered = self.files.get((parent.ino, name))
+        if covered is not None:
+            return covered
         return await parent.lookup(cred, name)
 
     async def find(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
@@ -49,6 +67,8 @@ class MountTable:
         return [entry for entry in own if entry.name not in self.trees] + mounted
 
     def check_free(self, parent: Node, name: bytes) -> None:
-        """BusyError EBUSY when the name is a mount point: it can't be removed or replaced."""
+        """BusyError EBUSY, NotPermittedError EPERM: what is mounted can't be removed, replaced."""
         if parent is self.root and name in self.trees:
             raise BusyError(f"/{name.decode()} is a control tree")
+        if (parent.ino, name) in self.files:
+            raise NotPermittedError(f"{name.decode()} is the kernel's: it is only ever read")

@@ -1,50 +1,33 @@
 """One turn of an agent: deliver messages, ask the model, run the tools it wants.
 
 Everything that matters is journaled before the next thing depends on it, so a cancel at any
-suspension leaves a transcript in which only the last calls may lack results; the kernel
-answers those.
+suspension leaves a transcript in which only the last calls may lack results. A turn that finds
+such calls runs them first (calls.py) instead of asking: that is how an agent resumes.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import trio
-
-from nexusfs.contracts.agent import StepAction, StepResult
-from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import DisconnectedError, InvalidError, KernelError
-from nexusfs.contracts.model import Message, ModelCall, ModelPort, ModelReply
+from nexusfs.contracts.agent import AgentLoopConfig, StepAction, StepResult
+from nexusfs.contracts.errors import DisconnectedError, KernelError, ModelError
+from nexusfs.contracts.model import Message, ModelCall, ModelPort, ModelReply, Usage
 from nexusfs.contracts.proc import ProgramProcess
-from nexusfs.contracts.tool import Tool, ToolResult, new_call_id
+from nexusfs.contracts.tool import Tool, new_call_id
+from nexusfs.services.agent.calls import Calls
+from nexusfs.services.agent.context import BYTES_A_TOKEN, Context
+from nexusfs.services.agent.output import schema_note
+from nexusfs.services.agent.seams import Dispatcher, Home, NoHome
 
 CLOSING_NOTE = "The turn limit is reached. Answer now, with what you have; no tools are left."
-
-
-class Dispatcher(Protocol):
-    """The two system calls that a turn needs; `Syscalls` has them."""
-
-    async def sys_tools(self, cred: Credentials) -> list[Tool]:
-        """The tools that the agent may use."""
-        ...
-
-    async def sys_dispatch(
-        self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None
-    ) -> ToolResult:
-        """Runs one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One tool call of a model; without `arguments`, `fault` says why they are no JSON object."""
-
-    call_id: str
-    name: str
-    arguments: dict[str, Any] | None
-    fault: str = ""
-    read_only: bool = False
+SUMMARISE = (
+    "You summarise a conversation between a user, an assistant and its tools, so that the "
+    "assistant can go on without it. Keep what was asked, decided, found and done, with names, "
+    "paths and numbers; leave out how. Answer with the summary alone."
+)
+OVERFLOWS = 3
+"""How often a prompt that a provider refuses as too long is made shorter."""
 
 
 class Observer:
@@ -64,163 +47,179 @@ class Observer:
         self._process.record("model_retry", model=model, error=error, delay_s=round(delay_s, 3))
 
 
+class Unheard(Observer):
+    """Takes the text of a call that is not the agent's answer."""
+
+    def text(self, piece: str) -> None:
+        """Nobody is shown it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What turns need: a model port, the two system calls, and the agent's files."""
+
+    models: ModelPort
+    dispatcher: Dispatcher
+    home: Home
+
+
 async def agent_step(
-    process: ProgramProcess, models: ModelPort, dispatcher: Dispatcher, *, closing: bool = False
-) -> StepResult:
-    """One turn; the scheduler's unit.
-
-    `closing` is the last turn of an agent at its limit: no tools, and the model is told so.
-    Returns `continue` after tool calls (and counts the turn), `done` with the answer as the
-    last message, or `error` when the model failed for good.
-
-    Suspends for the model and for tools. Cancelling leaves the transcript as far as it got.
-    """
-    process.deliver()
-    start = len(process.transcript)
-    if closing and process.transcript[-1].get("content") != CLOSING_NOTE:
-        process.record("notice", message={"role": "user", "content": CLOSING_NOTE})
-    tools = [] if closing else await dispatcher.sys_tools(process.cred)
-    try:
-        reply = await _ask(process, models, tools)
-    except DisconnectedError:
-        raise
-    except KernelError as exc:
-        process.unsay()
-        process.record("model_error", error=str(exc), cause=getattr(exc, "kind", "invalid"))
-        return StepResult(StepAction.ERROR, (), process.turns, str(exc))
-    wanted = [] if closing else reply.message.get("tool_calls") or []
-    if not wanted:
-        return StepResult(StepAction.DONE, tuple(process.transcript[start:]), process.turns)
-    await _run_all(process, dispatcher, [_call_of(call, tools) for call in wanted])
-    process.record("turn_end", turn=process.turns + 1)
-    return StepResult(StepAction.CONTINUE, tuple(process.transcript[start:]), process.turns)
+    process: ProgramProcess, models: ModelPort, dispatcher: Dispatcher, *, closing: bool = False,
+    config: AgentLoopConfig | None = None,
+) -> StepResult:  # fmt: skip
+    """One turn, callable alone; see `Loop.step`. Without a `config`, the spec's."""
+    ports = Ports(models, dispatcher, NoHome())
+    return await Loop(process, ports, config).step(closing=closing)
 
 
-async def _ask(process: ProgramProcess, models: ModelPort, tools: Sequence[Tool]) -> ModelReply:
-    spec = process.spec
-    system: list[Message] = []
-    if spec.instructions:
-        system = [{"role": "system", "content": spec.instructions}]
-    call = ModelCall(
-        spec.model, system + process.transcript, [tool.function() for tool in tools],
-        spec.model_settings, spec.fallback_models,
-    )  # fmt: skip
-    process.record("model_call", model=spec.model, messages=len(call.messages))
-    with process.waiting_for("model"):
-        reply = await models.complete(call, Observer(process))
-    message = reply.message
-    if not tools and "tool_calls" in message:
-        message = {key: value for key, value in message.items() if key != "tool_calls"}
-        message["content"] = message.get("content") or ""
-    message = _with_own_ids(message, process.transcript)
-    used = reply.usage
-    process.record(
-        "model_reply", message=message, model=reply.model,
-        usage={"input_tokens": used.input_tokens, "output_tokens": used.output_tokens,
-               "cost_usd": used.cost_usd},
-    )  # fmt: skip
-    return ModelReply(message, used, reply.model, reply.finish_reason)
+class Loop:
+    """The turns of one agent."""
+
+    def __init__(
+        self, process: ProgramProcess, ports: Ports, config: AgentLoopConfig | None = None
+    ) -> None:
+        """Without a `config`, the one that follows from the spec."""
+        self.config = config or AgentLoopConfig.of(process.spec)
+        self._process = process
+        self._ports = ports
+        self._context: Context | None = None
+        self._memory: str | None = None
+
+    async def step(self, *, closing: bool = False) -> StepResult:
+        """One turn; the scheduler's unit.
+
+        `closing` is the last turn of an agent at its limit: no tools, and the model is told so.
+        Returns `continue` after tool calls (and counts the turn), `done` with the answer as the
+        last message, or `error` when the model failed for good.
+
+        Suspends for a model slot, the model and tools, and while the process is paused.
+        Cancelling leaves the transcript as far as it got.
+        """
+        process = self._process
+        if not process.open and process.deliver():
+            self._memory = None
+        start = len(process.transcript)
+        tools: list[Tool] = []
+        if process.open or not closing:
+            tools = await self._ports.dispatcher.sys_tools(process.cred)
+        if not process.open:
+            if closing and not process.closing:
+                process.record("notice", message={"role": "user", "content": CLOSING_NOTE})
+            try:
+                await self._ask(tools)
+            except DisconnectedError:
+                raise
+            except KernelError as exc:
+                process.unsay()
+                process.record("model_error", error=str(exc), cause=getattr(exc, "kind", "invalid"))
+                return StepResult(StepAction.ERROR, (), process.turns, str(exc))
+        if not process.open:
+            return StepResult(StepAction.DONE, tuple(process.transcript[start:]), process.turns)
+        calls = Calls(process, self._ports.dispatcher, self._ports.home, self.config)
+        await calls.run(tools)
+        process.record("turn_end", turn=process.turns + 1)
+        return StepResult(StepAction.CONTINUE, tuple(process.transcript[start:]), process.turns)
+
+    # -- the model
+
+    async def _ask(self, tools: Sequence[Tool]) -> None:
+        """Asks until there is a reply, and records it. KernelError, also ModelError."""
+        system = await self._system()
+        if self._context is None:
+            self._context = Context(self._process, self.config)
+        async with self._process.model_slot():
+            for left in reversed(range(OVERFLOWS + 1)):
+                try:
+                    reply = await self._call(system, tools)
+                    break
+                except ModelError as exc:
+                    if exc.kind != "context_length" or not left or not self._context.refused():
+                        raise
+                    self._process.unsay()
+        self._take(reply, tools)
+
+    async def _call(self, system: str, tools: Sequence[Tool]) -> ModelReply:
+        process, spec = self._process, self._process.spec
+        assert self._context is not None
+        functions = [tool.function for tool in tools]
+        with process.waiting_for("model"):
+            messages = await self._context.prompt(system, tools, self._summarise)
+            call = ModelCall(
+                spec.model, messages, functions, spec.model_settings, spec.fallback_models,
+                str(process.pid),
+            )  # fmt: skip
+            process.record("model_call", model=spec.model, messages=len(messages))
+            return await self._ports.models.complete(call, Observer(process))
+
+    def _take(self, reply: ModelReply, tools: Sequence[Tool]) -> None:
+        """Records a reply; the calls in it are open from here on."""
+        assert self._context is not None
+        message, used = reply.message, reply.usage
+        if not tools and "tool_calls" in message:
+            message = {key: value for key, value in message.items() if key != "tool_calls"}
+            message["content"] = message.get("content") or ""
+        message = _with_own_ids(message, self._process.call_ids or set())
+        self._process.record(
+            "model_reply", message=message, model=reply.model,
+            usage={"input_tokens": used.input_tokens, "output_tokens": used.output_tokens,
+                   "cost_usd": used.cost_usd},
+        )  # fmt: skip
+        self._context.counted(used.input_tokens, reply.window_tokens)
+
+    async def _system(self) -> str:
+        """The system message: instructions, the agent's memory, the shape of the answer."""
+        if self._memory is None:
+            self._memory = await self._ports.home.memory(self._process)
+        spec = self._process.spec
+        parts = [spec.instructions]
+        if self._memory:
+            parts.append(f"Your memory (MEMORY.md of your home):\n{self._memory}")
+        if spec.output_schema is not None:
+            parts.append(schema_note(spec.output_schema))
+        return "\n\n".join(part for part in parts if part)
+
+    async def _summarise(
+        self, so_far: str, messages: Sequence[Message], budget_tokens: int
+    ) -> tuple[str, Usage] | None:
+        """A summary of messages that leave the prompt; None when the model does not give one."""
+        spec, known = self._process.spec, f"Summary so far: {so_far}\n\n" if so_far else ""
+        said = "\n\n".join(_as_text(message) for message in messages).encode("utf-8", "replace")
+        room = max(budget_tokens * BYTES_A_TOKEN - len(known.encode("utf-8", "replace")), 0)
+        text = known + said[-room:].decode("utf-8", "ignore")
+        asked: list[Message] = [
+            {"role": "system", "content": SUMMARISE},
+            {"role": "user", "content": text},
+        ]
+        call = ModelCall(spec.model, asked, [], spec.model_settings, spec.fallback_models)
+        try:
+            reply = await self._ports.models.complete(call, Unheard(self._process))
+        except ModelError:
+            return None
+        summary = str(reply.message.get("content") or "")[: budget_tokens * BYTES_A_TOKEN // 4]
+        return (summary, reply.usage) if summary else None
 
 
-def _with_own_ids(message: Message, transcript: Sequence[Message]) -> Message:
+def _as_text(message: Message) -> str:
+    """A message as a line of a transcript, its calls in words."""
+    who = message.get("name") or message["role"]
+    said = [str(message["content"])] if message.get("content") else []
+    for call in message.get("tool_calls") or ():
+        function: dict[str, Any] = call["function"]
+        said.append(f"calls {function.get('name')}({function.get('arguments') or ''})")
+    return f"{who}: " + json.dumps("; ".join(said), ensure_ascii=False)
+
+
+def _with_own_ids(message: Message, known: set[str]) -> Message:
     """The message, its tool calls with ids that no other call of the transcript has.
 
     Some providers leave ids empty or use them again in each turn; results go by id.
     """
-    used = {call["id"] for earlier in transcript for call in earlier.get("tool_calls") or ()}
-    calls = []
+    calls: list[dict[str, Any]] = []
+    used: set[str] = set()
     for call in message.get("tool_calls") or ():
         given = call.get("id")
-        own = given if isinstance(given, str) and given and given not in used else new_call_id()
+        fresh = isinstance(given, str) and given and given not in known and given not in used
+        own = given if fresh else new_call_id()
         used.add(own)
         calls.append({**call, "id": own})
     return {**message, "tool_calls": calls} if calls else message
-
-
-def _call_of(raw: dict[str, Any], tools: Sequence[Tool]) -> Call:
-    """A model's tool call, whatever it wrote: hostile input."""
-    function = raw["function"]
-    name = str(function.get("name"))
-    read_only = any(tool.name == name and tool.read_only for tool in tools)
-    try:
-        arguments = json.loads(
-            function.get("arguments") or "{}",
-            parse_constant=_no_constant,
-            object_pairs_hook=_no_duplicates,
-        )
-        json.dumps(arguments, ensure_ascii=False).encode()  # refuses lone surrogates
-    except (ValueError, RecursionError) as exc:
-        return Call(raw["id"], name, None, f"the arguments are not JSON: {exc}")
-    if not isinstance(arguments, dict):
-        return Call(raw["id"], name, None, "the arguments must be a JSON object")
-    return Call(raw["id"], name, arguments, read_only=read_only)
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
-
-
-async def _run_all(process: ProgramProcess, dispatcher: Dispatcher, calls: list[Call]) -> None:
-    """Runs all calls of a turn: neighbours that only read together, all others in order."""
-    for call in calls:
-        process.record("tool_call", id=call.call_id, name=call.name, arguments=call.arguments)
-    for group in _groups(calls):
-        results: dict[str, ToolResult] = {}
-        async with trio.open_nursery() as nursery:
-            for call in group:
-                nursery.start_soon(_run, process, dispatcher, call, results)
-        if len(results) < len(group):
-            raise DisconnectedError("the kernel is going")
-        for call in group:
-            _record_result(process, results[call.call_id])
-
-
-def _groups(calls: list[Call]) -> list[list[Call]]:
-    groups: list[list[Call]] = []
-    for call in calls:
-        if call.read_only and groups and groups[-1][-1].read_only:
-            groups[-1].append(call)
-        else:
-            groups.append([call])
-    return groups
-
-
-async def _run(
-    process: ProgramProcess, dispatcher: Dispatcher, call: Call, results: dict[str, ToolResult]
-) -> None:
-    """Runs one call; every failure becomes text for the model, and its siblings go on."""
-    error = call.fault
-    if call.arguments is not None:
-        try:
-            with process.waiting_for(f"tool:{call.name}"):
-                results[call.call_id] = await dispatcher.sys_dispatch(
-                    process.cred, call.name, call.arguments, call.call_id
-                )
-            return
-        except DisconnectedError:
-            return  # without a result: raised outside the nursery, which would wrap it
-        except InvalidError as exc:
-            error = f"the arguments do not fit: {exc}"
-        except KernelError as exc:
-            error = str(exc)
-    results[call.call_id] = ToolResult(call.call_id, call.name, "", error, 0.0)
-
-
-def _record_result(process: ProgramProcess, result: ToolResult) -> None:
-    output = result.output
-    text = output.decode("utf-8", "replace") if isinstance(output, bytes) else output
-    if result.error is not None:
-        text = f"error: {result.error}"
-    process.record(
-        "tool_result", id=result.tool_call_id, name=result.name, error=result.error,
-        duration_ms=round(result.duration_ms, 3),
-        message={"role": "tool", "tool_call_id": result.tool_call_id, "name": result.name,
-                 "content": text},
-    )  # fmt: skip

@@ -1,10 +1,12 @@
 """The program of an agent's process: turns until there is an answer, a limit or an error."""
 
-from nexusfs.contracts.agent import StepAction, StepResult
-from nexusfs.contracts.errors import InterruptedCallError
-from nexusfs.contracts.model import Message, ModelPort
+from nexusfs.contracts.agent import AgentLoopConfig, StepAction, StepResult
+from nexusfs.contracts.errors import InterruptedCallError, InvalidError
+from nexusfs.contracts.model import ModelPort
 from nexusfs.contracts.proc import EXIT_DONE, EXIT_FAILED, EXIT_LIMIT, Outcome, ProgramProcess
-from nexusfs.services.agent.loop import CLOSING_NOTE, Dispatcher, agent_step
+from nexusfs.services.agent.loop import Loop, Ports
+from nexusfs.services.agent.output import ASKS_AGAIN, OutputCheck, ask_again, checked_answer
+from nexusfs.services.agent.seams import Dispatcher, Home, NoHome
 
 INTERRUPTED = "interrupted: the turn was dropped, the outcome is unknown"
 
@@ -12,77 +14,103 @@ INTERRUPTED = "interrupted: the turn was dropped, the outcome is unknown"
 class AgentProgram:
     """Runs agents over a model port and the kernel's tools."""
 
-    def __init__(self, models: ModelPort, dispatcher: Dispatcher) -> None:
-        """One program serves all agents."""
-        self._models = models
-        self._dispatcher = dispatcher
+    def __init__(
+        self, models: ModelPort, dispatcher: Dispatcher, home: Home | None = None,
+        check_output: OutputCheck | None = None, config: AgentLoopConfig | None = None,
+    ) -> None:  # fmt: skip
+        """One program serves all agents; with a `config` it holds for all, else each one's spec.
+
+        `check_output` checks an answer against an output_schema.
+        """
+        self._ports = Ports(models, dispatcher, home or NoHome())
+        self._check_output = check_output
+        self._config = config
 
     async def __call__(self, process: ProgramProcess) -> Outcome:
         """Runs one agent to its end. A chat agent has none but a signal."""
+        loop: Loop | None = None  # an idle agent has none
         while True:
             await process.pause_point()
-            if not expects_model(process):
-                if is_answered(process):  # the kernel died before it could record the end
-                    return _outcome(process, closing=was_closing(process.transcript))
+            if loop is None and (process.transcript or expects_model(process)):
+                loop = Loop(process, self._ports, self._config)
+            if loop is None or not expects_model(process):
+                if loop is not None and is_answered(process):
+                    outcome = self._answered(process, loop)
+                    if outcome is None:
+                        continue
+                    return outcome
                 await process.message_arrived()
                 continue
             try:
-                result, closing = await self._turn(process)
+                result = await self._turn(process, loop)
             except InterruptedCallError:
                 continue
-            if process.spec.mode == "oneshot" and result.action is not StepAction.CONTINUE:
-                if expects_model(process) and result.action is StepAction.DONE and not closing:
-                    continue
-                if result.action is StepAction.ERROR:
-                    return Outcome(EXIT_FAILED, f"model: {result.error}")
-                return _outcome(process, closing=closing)
+            outcome = await self._after(process, loop, result)
+            if outcome is not None:
+                return outcome
 
-    async def _turn(self, process: ProgramProcess) -> tuple[StepResult, bool]:
-        """One turn and whether it was the closing one. InterruptedCallError when it was dropped."""
-        rounds = rounds_since_input(process.transcript)
-        closing = rounds >= process.spec.max_turns and not process.has_mail
+    async def _turn(self, process: ProgramProcess, loop: Loop) -> StepResult:
+        """One turn. InterruptedCallError when it was dropped."""
+        closing = (
+            process.rounds >= loop.config.max_turns and not process.has_mail and not process.open
+        )
         with process.turn_scope() as turn:
-            result = await agent_step(process, self._models, self._dispatcher, closing=closing)
+            result = await loop.step(closing=closing)
         if turn.interrupted:
             process.unsay()
             process.answer_open_calls(INTERRUPTED)
             process.record("interrupted")
             raise InterruptedCallError("the turn was dropped")
-        return result, closing
+        return result
+
+    async def _after(
+        self, process: ProgramProcess, loop: Loop, result: StepResult
+    ) -> Outcome | None:
+        """What a turn leads to: the end, or None to go on."""
+        outcome = None
+        if result.action is StepAction.ERROR:
+            if process.spec.mode == "oneshot":
+                outcome = Outcome(EXIT_FAILED, f"model: {result.error}")
+        elif result.action is StepAction.DONE and (process.closing or not process.has_mail):
+            outcome = self._answered(process, loop)
+        if process.spec.checkpoint == "turn":
+            await self._ports.home.checkpoint(process)
+        return outcome
+
+    def _answered(self, process: ProgramProcess, loop: Loop) -> Outcome | None:
+        """The end of a oneshot that has answered; None when the answer is to be asked for again.
+
+        A chat agent is asked again too, and has no end.
+        """
+        answer = str(process.transcript[-1].get("content") or "")
+        schema, fault = process.spec.output_schema, ""
+        if schema is not None and self._check_output is not None:
+            try:
+                answer = checked_answer(answer, schema, self._check_output)
+            except InvalidError as exc:
+                fault = str(exc)
+                if process.asked_again < ASKS_AGAIN and not process.closing:
+                    message = {"role": "user", "content": ask_again(fault)}
+                    process.record("notice", about="output_schema", message=message)
+                    return None
+        if process.spec.mode == "chat":
+            return None
+        if process.closing:
+            return Outcome(EXIT_LIMIT, f"max_turns ({loop.config.max_turns}) reached", answer)
+        if fault:
+            return Outcome(EXIT_FAILED, f"the answer does not fit output_schema: {fault}", answer)
+        return Outcome(EXIT_DONE, "done", answer)
 
 
 def expects_model(process: ProgramProcess) -> bool:
-    """True when the model has something to answer: messages, a question, or tool results."""
-    if process.has_mail:
+    """True when there is something to do: messages, a question, calls or results of tools."""
+    if process.has_mail or process.open:
         return True
     if not process.transcript or (process.dropped and process.spec.mode == "chat"):
         return False
     return bool(process.transcript[-1]["role"] != "assistant")
 
 
-def rounds_since_input(transcript: list[Message]) -> int:
-    """Turns with tool calls since the last message that was not a tool's result."""
-    rounds = 0
-    for message in reversed(transcript):
-        if message["role"] == "user" and message["content"] != CLOSING_NOTE:
-            break
-        rounds += bool(message.get("tool_calls"))
-    return rounds
-
-
 def is_answered(process: ProgramProcess) -> bool:
     """True for a oneshot whose transcript ends with its answer."""
     return process.spec.mode == "oneshot" and bool(process.transcript)
-
-
-def was_closing(transcript: list[Message]) -> bool:
-    """True when the last turn was told that it is the last."""
-    asked = [message for message in transcript if message["role"] == "user"]
-    return bool(asked) and asked[-1]["content"] == CLOSING_NOTE
-
-
-def _outcome(process: ProgramProcess, *, closing: bool) -> Outcome:
-    answer = str(process.transcript[-1].get("content") or "")
-    if closing:
-        return Outcome(EXIT_LIMIT, f"max_turns ({process.spec.max_turns}) reached", answer)
-    return Outcome(EXIT_DONE, "done", answer)

@@ -25,6 +25,7 @@ import trio
 
 from nexusfs.contracts.errors import ModelError, UnavailableError
 from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Usage
+from nexusfs.services.llm.prefixes import Prefixes
 from nexusfs.services.llm.wire import LINE_BYTES
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ class AttemptError(ModelError):
     ) -> None:
         super().__init__(message, kind=kind, retryable=retryable)
         self.retry_after_s = retry_after_s
+
+
+class WorkerDiedError(AttemptError):
+    """The worker ended in the middle of the attempt, by no fault of the provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +96,27 @@ class _Connection:
         self.litellm = ""
         self._outbox: list[bytes] = []
         self._outbox_filled = trio.Event()
+        self._prefixes = Prefixes()
 
-    def post(self, value: dict[str, Any]) -> None:
-        """Queues one line; ModelError when it is too long. Does not suspend."""
+    def ask(self, number: int, call: ModelCall) -> None:
+        """Queues a call, without the messages that the worker has. ModelError when it is long."""
+        keep = self._prefixes.common(call.conversation, call.messages) if call.conversation else 0
+        request = {
+            "model": call.model,
+            "conversation": call.conversation,
+            "keep": keep,
+            "messages": call.messages[keep:],
+            "tools": call.tools,
+            "settings": call.settings,
+        }
+        size_bytes = self.post({"id": number, "call": request})
+        if call.conversation:
+            gone = self._prefixes.sent(call.conversation, call.messages, size_bytes)
+            if gone:
+                self.post({"forget": gone})
+
+    def post(self, value: dict[str, Any]) -> int:
+        """Queues one line and says its size; ModelError when it is too long. Does not suspend."""
         line = json.dumps(value, separators=(",", ":"), default=str).encode() + b"\n"
         if len(line) > LINE_BYTES:
             raise ModelError(
@@ -102,6 +125,7 @@ class _Connection:
             )
         self._outbox.append(line)
         self._outbox_filled.set()
+        return len(line)
 
     async def serve(self) -> None:
         """Reads and writes until either end closes, then ends the process and fails the calls."""
@@ -207,7 +231,7 @@ class _Connection:
         for pending in self.calls.values():
             if not pending.done.is_set():
                 pending.fail(
-                    AttemptError(f"the model worker {how}", kind="connection", retryable=True)
+                    WorkerDiedError(f"the model worker {how}", kind="connection", retryable=True)
                 )
 
 
@@ -263,13 +287,7 @@ class WorkerClient:
         self._last_id += 1
         number = self._last_id
         pending = _Pending(observer)
-        request = {
-            "model": call.model,
-            "messages": call.messages,
-            "tools": call.tools,
-            "settings": call.settings,
-        }
-        connection.post({"id": number, "call": request})
+        connection.ask(number, call)
         connection.calls[number] = pending
         try:
             await pending.done.wait()
@@ -346,6 +364,7 @@ def _reply_of(reply: dict[str, Any]) -> ModelReply:
             ),
             model=reply["model"],
             finish_reason=reply.get("finish_reason"),
+            window_tokens=reply.get("window_tokens"),
         )
     except (KeyError, TypeError, ValueError):
         raise AttemptError(

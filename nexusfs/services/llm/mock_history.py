@@ -19,7 +19,7 @@ def fault_of(body: Any) -> str | None:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         return "messages: expected a list with at least one message"
-    return _tools_fault(body.get("tools")) or _history_fault(messages)
+    return _tools_fault(body.get("tools")) or history_fault(messages)
 
 
 def _tools_fault(tools: Any) -> str | None:
@@ -36,9 +36,10 @@ def _tools_fault(tools: Any) -> str | None:
     return None
 
 
-def _history_fault(messages: list[Message]) -> str | None:
+def history_fault(messages: list[Message]) -> str | None:
     """Roles and shapes, and that each tool call has one answer, before anything else is said."""
     open_ids: dict[str, None] = {}
+    known: set[str] = set()
     for number, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         if role not in _ROLES:
@@ -51,11 +52,14 @@ def _history_fault(messages: list[Message]) -> str | None:
                 )
         elif open_ids:
             break
-        fault = _message_fault(message)
+        fault = _message_fault(message, last=number == len(messages) - 1)
         if fault is not None:
             return f"messages[{number}]{fault}"
         if role == "assistant":
             open_ids = {call["id"]: None for call in message.get("tool_calls") or ()}
+            if known & open_ids.keys():
+                return f"messages[{number}].tool_calls: ids must be unique in a conversation"
+            known |= open_ids.keys()
     if open_ids:
         return (
             "an assistant message with 'tool_calls' must be followed by tool messages "
@@ -64,13 +68,15 @@ def _history_fault(messages: list[Message]) -> str | None:
     return None
 
 
-def _message_fault(message: Message) -> str | None:
+def _message_fault(message: Message, *, last: bool) -> str | None:
     """What is wrong with one message by itself."""
     content, calls = message.get("content"), message.get("tool_calls")
     if calls is not None:
         return _calls_fault(message["role"], calls)
     if not isinstance(content, str | list):
         return ".content: expected a string or a list of parts, got null"
+    if not content and message["role"] != "tool" and not (last and message["role"] == "assistant"):
+        return ".content: must not be empty, but in the last message of the assistant"
     return None
 
 

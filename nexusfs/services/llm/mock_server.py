@@ -149,6 +149,7 @@ class _Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers; ends without the closing bytes when the turn is to be cut."""
+        self.scope = scope
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_disconnect, receive, nursery.cancel_scope.cancel)
@@ -163,6 +164,10 @@ class _Answer(Response):
         if turn.hang:
             await trio.sleep_forever()
         await trio.sleep(turn.delay_s)
+        if turn.garbage is not None:
+            self.outcome = "garbage"
+            await Response(turn.garbage, media_type="application/json")(self.scope, _silent, send)
+            return
         reply = _Reply(self.body_sent, turn)
         cut = turn.cut_after is not None
         if self.body_sent.get("stream"):
@@ -176,6 +181,11 @@ class _Answer(Response):
         self.outcome = "cut" if cut else "done"
         if not cut:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _silent() -> Message:
+    """What an answer that was written already has to hear: nothing."""
+    return {"type": "http.request"}
 
 
 async def _until_disconnect(receive: Receive, cancel: Callable[[], None]) -> None:

@@ -21,6 +21,7 @@ import trio
 from nexusfs.contracts.errors import InvalidError, ModelError
 from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Usage
 from nexusfs.services.llm.demo import demo_answer
+from nexusfs.services.llm.mock_history import history_fault
 from nexusfs.services.llm.script import Script, ScriptedUsage, Turn, pieces_of, text_of, tokens_of
 
 OFFLINE = "offline"
@@ -79,7 +80,13 @@ class OfflineModels:
         return ModelReply(reply, usage, call.model, turn.finish)
 
     async def _scripted(self, call: ModelCall) -> Turn:
-        """The turn of the script that answers; raises the error of a turn that fails."""
+        """The turn of the script that answers; raises the error of a turn that fails.
+
+        A history that a provider would refuse is refused here too.
+        """
+        fault = history_fault(call.messages)
+        if fault is not None:
+            raise ModelError(fault, kind="bad_request")
         script = await self._script(call.model.removeprefix(SCRIPT_PREFIX))
         turn = script.play(call.messages).turn
         if turn.error is not None and self._still_fails(call, turn.error.times):
@@ -132,6 +139,8 @@ async def _perform(turn: Turn, observer: ModelObserver) -> None:
     if turn.hang:
         await trio.sleep_forever()
     await trio.sleep(turn.delay_s)
+    if turn.garbage is not None:
+        raise ModelError("the answer cannot be understood", kind="server", retryable=True)
     pieces = pieces_of(turn.content or "")
     stop = min((n for n in (turn.cut_after, turn.end_after) if n is not None), default=None)
     for number, piece in enumerate(pieces[:stop]):

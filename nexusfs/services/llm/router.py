@@ -11,7 +11,7 @@ import trio
 
 from nexusfs.contracts.errors import InvalidError, ModelError
 from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply
-from nexusfs.services.llm.client import AttemptError
+from nexusfs.services.llm.client import AttemptError, WorkerDiedError
 from nexusfs.services.llm.offline import OFFLINE, OfflineModels
 from nexusfs.services.llm.settings import check_settings
 
@@ -34,6 +34,9 @@ PROVIDER_KEYS: Mapping[str, str] = {
 }
 """The variable that litellm wants for a provider; one that is not named may need none."""
 
+
+WORKER_DEATHS = 30
+"""So many deaths of the worker in one call are no attempts; then the call may be what kills it."""
 
 WHERE_KEYS_GO = (
     "keys are taken from the environment of `nexusfs mount`, or from [keys] in the configuration"
@@ -163,16 +166,18 @@ class ModelRouter:
         """One model, tried until it answers, fails for good, or time is up."""
         source = self._offline if call.model.startswith(f"{OFFLINE}/") else self._worker
         last_start = trio.current_time() + self._backoff.total_s
-        attempt = 0
+        attempt = deaths = 0
         while True:
             attempt += 1
             try:
                 return await source.complete(call, observer)
             except ModelError as exc:
+                if isinstance(exc, WorkerDiedError) and deaths < WORKER_DEATHS:
+                    attempt, deaths = attempt - 1, deaths + 1  # the provider did nothing wrong
                 if not exc.retryable or attempt >= self._backoff.attempts:
                     raise
                 asked_s = exc.retry_after_s if isinstance(exc, AttemptError) else None
-                wait_s = self._backoff.wait_s(attempt, asked_s, self._chance())
+                wait_s = self._backoff.wait_s(max(attempt, 1), asked_s, self._chance())
                 if trio.current_time() + wait_s > last_start:
                     raise
                 observer.retry(call.model, str(exc), wait_s)

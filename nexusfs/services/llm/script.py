@@ -31,6 +31,7 @@ A turn, every key optional:
     cut_after      the connection is dropped after n pieces (words) of text
     end_after      the stream ends in good order after n pieces, but with no finish; offline: a cut
     hang           true: never answers
+    garbage        text that is sent as it is, in place of an answer; offline: an error
 """
 
 import re
@@ -41,7 +42,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nexusfs.contracts.errors import InvalidError, ModelError
-from nexusfs.contracts.model import Message
+from nexusfs.contracts.model import Message, answers_left_out
 from nexusfs.contracts.tool import new_call_id
 from nexusfs.services.llm.failure import KIND_OF_STATUS, RETRYABLE, STATUS_OF_KIND
 
@@ -132,6 +133,7 @@ class Turn(_Strict):
     cut_after: int | None = None
     end_after: int | None = None
     hang: bool = False
+    garbage: str | None = None
     role: Literal["assistant"] = "assistant"
 
     @model_validator(mode="before")
@@ -216,7 +218,11 @@ class Script(_Strict):
         Raises:
             ModelError: EREMOTEIO, no conversation matches or its turns are used up.
         """
-        users = [index for index, message in enumerate(messages) if message.get("role") == "user"]
+        users = [
+            index
+            for index, message in enumerate(messages)
+            if message.get("role") == "user" and answers_left_out(message) is None
+        ]
         first = text_of(messages[users[0]]) if users else ""
         last = text_of(messages[users[-1]]) if users else ""
         for number, conversation in enumerate(self.conversations):
@@ -261,8 +267,10 @@ def _load_line(number: int, line: bytes) -> Any:
 
 
 def turns_taken(messages: list[Message]) -> int:
-    """How many assistant messages there are."""
-    return sum(message.get("role") == "assistant" for message in messages)
+    """How many assistant messages there are, with those that a trimmed prompt leaves out."""
+    return sum(
+        message.get("role") == "assistant" or answers_left_out(message) or 0 for message in messages
+    )
 
 
 def text_of(message: Message) -> str:

@@ -1,14 +1,19 @@
 """The lines between the kernel and the model worker: JSON Lines over one stream socket.
 
-    kernel → worker   {"id": 1, "call": {"model", "messages", "tools", "settings"}}
+    kernel → worker   {"id": 1, "call": {"model", "messages", "tools", "settings",
+                                         "conversation", "keep"}}
                       {"id": 1, "cancel": true}
+                      {"forget": ["7"]}
     worker → kernel   {"hello": {"pid": 77}}                  at once
                       {"ready": {"litellm": "1.105.3", "import_s": 5.1}} or {"error": "…"}
                       {"id": 1, "text": "Hel"}                any number
-                      {"id": 1, "reply": {"message", "usage", "model", "finish_reason"}}   last, or
+                      {"id": 1, "reply": {"message", "usage", "model", "finish_reason",
+                                          "window_tokens"}}   last, or
                       {"id": 1, "error": {"kind", "retryable", "message", "retry_after_s"}}  last
 
-A cancelled call sends nothing more. End of file from the kernel ends the worker.
+Of a call with a `conversation`, `messages` are those after the first `keep`, which the worker has
+from the last call of that conversation (prefixes.py). A cancelled call sends nothing more. End of
+file from the kernel ends the worker.
 """
 
 LINE_BYTES = 32 * 1024 * 1024

@@ -12,6 +12,7 @@ runs in a thread: end of file, which ends the process at once, and cancels are s
 """
 
 import asyncio
+import copy
 import ctypes
 import importlib
 import importlib.metadata
@@ -27,6 +28,7 @@ from typing import Any
 from nexusfs.services.llm.assembly import Assembly, assistant_message
 from nexusfs.services.llm.failure import CutError, Failure, failure_of
 from nexusfs.services.llm.keys import Keys, ScrubbedStream, configured_keys, environment_of
+from nexusfs.services.llm.prefixes import whole
 from nexusfs.services.llm.wire import LINE_BYTES
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Worker:
         self.writer = writer
         self.keys = keys
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.conversations: dict[str, list[dict[str, Any]]] = {}
         self._litellm = asyncio.ensure_future(asyncio.to_thread(import_litellm))
         self._texts: dict[int, list[str]] = {}
         self._flushed = 0.0
@@ -103,9 +106,13 @@ class Worker:
         self.send({"ready": {"litellm": version_of(litellm), "import_s": took}})
 
     def _take(self, line: bytes) -> None:
-        """Starts or cancels a call; a bad line is logged and dropped."""
+        """Starts or cancels a call, or forgets conversations; a bad line is logged and dropped."""
         try:
             request = json.loads(line)
+            if "forget" in request:
+                for conversation in request["forget"]:
+                    self.conversations.pop(conversation, None)
+                return
             number = int(request["id"])
         except (ValueError, TypeError, KeyError):
             log.warning("a line that is no request was dropped (%d bytes)", len(line))
@@ -115,7 +122,14 @@ class Worker:
             if task is not None:
                 task.cancel()
         else:
-            task = asyncio.create_task(self._answer(number, request.get("call") or {}))
+            call = request.get("call") or {}
+            try:
+                call["messages"] = whole(self.conversations, call)
+            except KeyError:
+                failure = Failure("connection", True, "the worker does not know the conversation")
+                self.send({"id": number, "error": failure.to_json()})
+                return
+            task = asyncio.create_task(self._answer(number, call))
             self.tasks[number] = task
             task.add_done_callback(lambda _: self.tasks.pop(number, None))
 
@@ -159,7 +173,7 @@ class Worker:
             **settings,
             **self.keys.for_base(settings),
             "model": call["model"],
-            "messages": call["messages"],
+            "messages": copy.deepcopy(call["messages"]),  # litellm changes them; ours stay
             "stream": stream,
             "num_retries": 0,
             "max_retries": 0,
@@ -217,12 +231,22 @@ def reply_of(
         "message": message,
         "model": call["model"],
         "finish_reason": finish,
+        "window_tokens": window_of(litellm, call["model"]),
         "usage": {
             "input_tokens": _count(usage, "prompt_tokens", call["messages"]),
             "output_tokens": _count(usage, "completion_tokens", message),
             "cost_usd": cost_of(litellm, call["model"], usage),
         },
     }
+
+
+def window_of(litellm: Any, model: str) -> int | None:
+    """Tokens that a prompt may have; None when litellm's table does not know the model."""
+    try:
+        found = litellm.get_model_info(model).get("max_input_tokens")
+    except Exception:  # an unknown model is a bare Exception in litellm
+        return None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _count(usage: Any, name: str, said: Any) -> int:

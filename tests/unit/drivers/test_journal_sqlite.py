@@ -1,11 +1,23 @@
 """The agents' journals and the log of calls."""
 
+import os
+import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nexusfs.drivers.journal_sqlite import CALLS_KEPT, SqliteCallLog, SqliteJournal
+from nexusfs.contracts.errors import NoSpaceError
+from nexusfs.drivers.journal_log import RecordLog
+from nexusfs.drivers.journal_sqlite import (
+    BLOCK_BYTES,
+    CALLS_KEPT,
+    FOLD_BYTES,
+    MANY_ROWS,
+    SqliteCallLog,
+    SqliteJournal,
+)
 from nexusfs.drivers.sqlite import Database
 
 
@@ -73,6 +85,192 @@ def test_sync_returns(journal: SqliteJournal) -> None:
     journal.append(2, b"a")
 
     journal.sync()
+
+
+def killed(db: Database, to: Path) -> Database:
+    """What kill -9 leaves of the journal in `db`, opened anew in the directory `to`."""
+    shutil.copytree(db.path.parent, to)
+    return Database(to / db.path.name)
+
+
+def fold(journal: SqliteJournal, pid: int = 99) -> None:
+    """Appends until the log has been folded."""
+    for _ in range(3):
+        journal.append(pid, b"x" * (FOLD_BYTES // 2))
+
+
+def row_count(db: Database, pid: int) -> int:
+    found = db.row("SELECT count(*) FROM line WHERE id >> 32 = ?", (pid,))
+    return int(found[0])
+
+
+def test_a_line_survives_kill_9_once_append_returned(
+    db: Database, journal: SqliteJournal, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    journal.append(2, b"a")
+    journal.append(2, b"b")
+
+    again = killed(db, tmp_path_factory.mktemp("killed") / "store")
+
+    assert SqliteJournal(again).read(2) == [b"a", b"b"]
+    again.close()
+
+
+def test_a_given_pid_survives_kill_9(
+    db: Database, journal: SqliteJournal, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    given = journal.allocate_pid()
+
+    again = killed(db, tmp_path_factory.mktemp("killed") / "store")
+
+    assert SqliteJournal(again).allocate_pid() == given + 1
+    again.close()
+
+
+def test_a_torn_record_at_the_end_is_cut_off(tmp_path: Path) -> None:
+    db = Database(tmp_path / "j.sqlite")
+    journal = SqliteJournal(db)
+    journal.append(2, b"whole")
+    journal.append(2, b"torn by a power cut")
+    db.close()
+    log = tmp_path / "j.log"
+    os.truncate(log, log.stat().st_size - 3)
+
+    again = Database(tmp_path / "j.sqlite")
+    restored = SqliteJournal(again)
+    restored.append(2, b"next")
+
+    assert restored.read(2) == [b"whole", b"next"]
+    again.close()
+
+
+def test_records_of_an_earlier_generation_behind_the_end_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = RecordLog(path)
+    log.append(0, 2, 0, b"old")
+    old = path.read_bytes()
+    log.restart()
+    log.append(0, 2, 0, b"new")
+    new = path.read_bytes()
+    path.write_bytes(new + old[len(new) - 3 :])  # as when the truncation was not yet on disk
+
+    assert [record.data for record in RecordLog(path).found] == [b"new"]
+
+
+def test_a_folded_journal_reads_as_before(db: Database, journal: SqliteJournal) -> None:
+    lines = [b'{"n": %d}' % n for n in range(2000)]
+    for line in lines:
+        journal.append(2, line)
+    fold(journal)
+    journal.append(2, b"after")
+
+    assert journal.read(2) == [*lines, b"after"]
+    assert row_count(db, 2) == 1
+
+
+def test_a_crash_between_fold_and_new_log_leaves_no_line_twice(tmp_path: Path) -> None:
+    db = Database(tmp_path / "journal.sqlite")
+    journal = SqliteJournal(db)
+    journal.append(2, b"a")
+    journal.forget(2)
+    before = (tmp_path / "journal.log").read_bytes()
+    fold(journal)
+    db.close()
+    (tmp_path / "journal.log").write_bytes(before)
+
+    again = Database(tmp_path / "journal.sqlite")
+    restored = SqliteJournal(again)
+
+    assert (restored.read(2), restored.pids()) == ([b"a"], [99])
+    restored.append(2, b"b")
+    assert restored.read(2) == [b"a", b"b"]
+    again.close()
+
+
+@pytest.mark.parametrize("folds", [0, 1, 2])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_the_edges_are_the_first_line_and_the_last_two(
+    journal: SqliteJournal, folds: int, count: int
+) -> None:
+    lines = [b'{"n": %d}' % n for n in range(count)]
+    for number, line in enumerate(lines):
+        journal.append(2, line)
+        if number < folds:
+            fold(journal)
+
+    assert journal.edges(2) == (lines[0], lines[-2:])
+
+
+def test_a_forgotten_process_stays_forgotten_when_the_log_is_folded(
+    db: Database, journal: SqliteJournal
+) -> None:
+    journal.append(2, b"a")
+    journal.forget(2)
+
+    fold(journal)
+
+    assert (journal.pids(), journal.read(2)) == ([99], [b"a"])
+
+
+def test_a_journal_in_many_rows_is_compacted_when_it_is_read(
+    db: Database, journal: SqliteJournal
+) -> None:
+    lines = []
+    for number in range(MANY_ROWS + 1):
+        lines.append(b"%d" % number * 1000)
+        journal.append(2, lines[-1])
+        fold(journal)
+    before = row_count(db, 2)
+
+    assert journal.read(2) == lines
+    assert (before, row_count(db, 2)) == (MANY_ROWS + 1, -(-sum(map(len, lines)) // BLOCK_BYTES))
+    journal.append(2, b"more")
+    fold(journal)
+    assert journal.read(2) == [*lines, b"more"]
+
+
+def test_lines_are_packed_where_that_pays(db: Database, journal: SqliteJournal) -> None:
+    for _ in range(100):
+        journal.append(2, b'{"type": "model_call", "model": "offline/echo"}' * 10)
+
+    fold(journal)
+
+    (row,) = db.rows("SELECT length(line) FROM line WHERE id >> 32 = 2")
+    assert row[0] < 100 * 470 / 10
+
+
+def test_a_full_disk_is_enospc_and_the_line_is_not_there(
+    journal: SqliteJournal, tmp_path: Path
+) -> None:
+    journal.append(2, b"a")
+    size = (tmp_path / "journal.log").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        with pytest.raises(NoSpaceError):
+            journal.append(2, b"too long for what is left")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.append(2, b"b")
+
+    assert journal.read(2) == [b"a", b"b"]
+
+
+def test_a_store_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    db = Database(tmp_path / "j.sqlite")
+    db.run("CREATE TABLE counter (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
+    db.run("CREATE TABLE process (pid INTEGER PRIMARY KEY, forgotten BIGINT NOT NULL)")
+    db.run("CREATE TABLE line (id INTEGER PRIMARY KEY, line BLOB NOT NULL)")
+    db.run("INSERT INTO counter VALUES ('pid', 2)")
+    db.run("INSERT INTO process VALUES (2, 0)")
+    for number, line in enumerate((b"{1}", b"{2}")):
+        db.run("INSERT INTO line VALUES (?, ?)", (2 << 32 | number, line))
+
+    journal = SqliteJournal(db)
+    journal.append(2, b"{3}")
+
+    assert (journal.read(2), journal.allocate_pid()) == ([b"{1}", b"{2}", b"{3}"], 3)
+    db.close()
 
 
 def test_a_reply_is_kept_for_its_user_alone(calls: SqliteCallLog) -> None:

@@ -23,6 +23,7 @@ from nexusfs.contracts.errors import (
     UnavailableError,
     UnknownToolError,
 )
+from nexusfs.contracts.node import Change
 from nexusfs.contracts.proc import ProcessInfo
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.syscalls import Syscalls
@@ -142,9 +143,9 @@ async def test_the_list_is_filtered_by_zone_and_state(calls: Syscalls) -> None:
         return [info.pid for info in await calls.sys_proc_list(ALICE, **filters)]
 
     assert await pids() == [lab.pid, field.pid]
-    assert await pids(zone="lab") == [lab.pid]
+    assert await pids(zone_id="lab") == [lab.pid]
     assert await pids(state="paused") == [field.pid]
-    assert await pids(zone="lab", state="paused") == []
+    assert await pids(zone_id="lab", state="paused") == []
 
 
 async def test_an_unknown_state_is_einval_and_names_them(calls: Syscalls) -> None:
@@ -329,3 +330,74 @@ async def test_bound_reads_of_a_stream_give_what_is_there(calls: Syscalls) -> No
 async def test_what_is_no_system_call_is_not_bound(calls: Syscalls) -> None:
     with pytest.raises(UnavailableError):
         _ = BoundSyscalls(calls, ALICE).gate
+
+
+# The shapes of the reference runtime
+
+
+async def installed(calls: Syscalls, name: str) -> None:
+    bound = BoundSyscalls(calls, ROOT)
+    await bound.make_dirs("/bin")
+    await bound.write_file(f"/bin/{name}.md", b"---\nmodel: offline/echo\nmode: chat\n---\nHi.\n")
+    await calls.sys_setattr(ROOT, f"/bin/{name}.md", Change(mode=0o755))
+
+
+async def test_spawn_takes_agent_zone_parent_and_metadata(calls: Syscalls) -> None:
+    await installed(calls, "expert")
+    parent = await spawn(calls, zone="lab", **CHAT)
+
+    info = await calls.sys_proc_spawn(
+        ROOT, agent_id="expert", zone_id="lab", parent_pid=parent.pid, metadata={"k": 1}
+    )
+
+    assert (info.agent_id, info.zone_id, info.parent_pid) == ("expert", "lab", parent.pid)
+    assert (info.state, info.warnings) == ("running", ())
+    assert calls.processes.get(info.pid).spec.metadata == {"k": 1}
+
+
+async def test_spawn_with_neither_an_agent_nor_a_spec_is_einval(calls: Syscalls) -> None:
+    with pytest.raises(InvalidError, match="say what to run"):
+        await calls.sys_proc_spawn(ROOT, zone_id="lab", metadata={})
+
+
+async def test_a_field_that_is_given_twice_is_einval(calls: Syscalls) -> None:
+    with pytest.raises(InvalidError, match="'zone' is given twice"):
+        await calls.sys_proc_spawn(ROOT, {"zone": "a", "task": "x"}, zone_id="b")
+
+
+async def test_a_child_of_anothers_agent_is_eperm(calls: Syscalls) -> None:
+    parent = await spawn(calls, **CHAT)
+
+    with pytest.raises(NotPermittedError):
+        await calls.sys_proc_spawn(BOB, CHAT, parent_pid=parent.pid)
+
+
+async def test_an_agent_starts_children_of_its_own_and_of_its_descendants(calls: Syscalls) -> None:
+    top = await spawn(calls, **CHAT)
+    cred = calls.processes.get(top.pid).cred
+    child = await calls.sys_proc_spawn(cred, CHAT, parent_pid=top.pid)
+
+    below = await calls.sys_proc_spawn(cred, CHAT, parent_pid=child.pid)
+
+    assert (child.parent_pid, below.parent_pid) == (top.pid, child.pid)
+    with pytest.raises(NotPermittedError):
+        await calls.sys_proc_spawn(cred, CHAT, parent_pid=1)
+
+
+async def test_a_child_is_in_the_zone_of_its_parent_and_of_no_other(calls: Syscalls) -> None:
+    top = await spawn(calls, zone="lab", **CHAT)
+    cred = calls.processes.get(top.pid).cred
+
+    assert (await calls.sys_proc_spawn(cred, CHAT)).zone_id == "lab"
+    with pytest.raises(NotPermittedError, match="zone of its parent, lab"):
+        await calls.sys_proc_spawn(cred, {**CHAT, "zone": "field"})
+
+
+async def test_an_agent_lists_and_waits_for_those_of_its_zone(calls: Syscalls) -> None:
+    mine = await spawn(calls, zone="lab", **CHAT)
+    other = await spawn(calls, zone="field", **CHAT)
+    cred = calls.processes.get(mine.pid).cred
+
+    assert [info.pid for info in await calls.sys_proc_list(cred)] == [mine.pid]
+    with pytest.raises(NoProcessError):
+        await calls.sys_proc_wait(cred, other.pid, 0)

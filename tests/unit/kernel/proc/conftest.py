@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from nexusfs.contracts.proc import Outcome, ProgramProcess
-from nexusfs.kernel.proc.table import ProcessTable, ProcSettings
+from nexusfs.kernel.proc.spawning import ProcSettings
+from nexusfs.kernel.proc.table import ProcessTable
 from tests.kernel_fixture import MemoryJournal
 
 TOOLS = ["act", "glob", "grep", "look", "write_file"]

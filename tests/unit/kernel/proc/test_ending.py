@@ -18,7 +18,8 @@ from nexusfs.contracts.errors import (
 )
 from nexusfs.contracts.proc import ExitStatus, Outcome, ProgramProcess
 from nexusfs.kernel.proc.process import Process
-from nexusfs.kernel.proc.table import ProcessTable, ProcSettings
+from nexusfs.kernel.proc.spawning import ProcSettings
+from nexusfs.kernel.proc.table import ProcessTable
 from tests.kernel_fixture import ALICE, ROOT, MemoryJournal, spawned
 
 Clock = trio.testing.MockClock

@@ -94,6 +94,30 @@ async def test_a_restored_table_shows_the_same_byte_for_byte(
     assert shown(restored(journal)) == shown(idle)
 
 
+async def test_the_journal_of_an_ended_agent_is_read_when_its_events_are_asked_for(
+    idle: ProcessTable, journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await busy_table(idle)
+    ended = {process.pid for process in idle if process.state.ended}
+    reads: list[int] = []
+    whole = journal.read
+
+    def read(pid: int) -> list[bytes]:
+        reads.append(pid)
+        return whole(pid)
+
+    monkeypatch.setattr(journal, "read", read)
+
+    table = restored(journal)
+    texts = {pid: proc_render.status(table.get(pid)) for pid in ended}
+    before = set(reads)
+    events = {pid: bytes(table.get(pid).events.data) for pid in ended}
+
+    assert ended and not ended & before and ended <= set(reads)
+    assert texts == {pid: proc_render.status(idle.get(pid)) for pid in ended}
+    assert events == {pid: bytes(idle.get(pid).events.data) for pid in ended}
+
+
 async def test_restoring_writes_nothing(idle: ProcessTable, journal: MemoryJournal) -> None:
     await busy_table(idle)
     before = {pid: list(lines) for pid, lines in journal.lines.items()}
@@ -136,16 +160,18 @@ async def test_a_paused_agent_is_paused_after_a_restart(
     assert again.get(agent.pid).state == "paused"
 
 
-async def test_calls_that_were_open_are_answered_at_the_restart(
+async def test_calls_that_were_open_are_the_programs_to_answer_after_a_restart(
     idle: ProcessTable, make_table: MakeTable
 ) -> None:
     agent = await spawned(idle)
-    agent.record("model_call", message=wants(wish("a", "act")))
+    agent.record("model_call", message=wants(wish("a", "act"), wish("b", "act")))
+    agent.record("tool_call", id="a", name="act", arguments={})
+    agent.record("tool_start", ids=["a"])
 
     again = make_table().get(agent.pid)
 
-    assert again.transcript[-1]["tool_call_id"] == "a"
-    assert "interrupted" in again.transcript[-1]["content"]
+    assert [call["id"] for call in again.open_calls()] == ["a", "b"]
+    assert (again.intents, again.begun) == ({"a"}, {"a"})
 
 
 async def test_rights_hold_after_a_restart(table: ProcessTable, make_table: MakeTable) -> None:

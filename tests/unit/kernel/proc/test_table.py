@@ -184,4 +184,4 @@ async def test_a_table_that_is_off_says_why(table: ProcessTable) -> None:
     with pytest.raises(UnavailableError, match="agents are off"):
         await table.spawn(ROOT, spec())
     with pytest.raises(UnavailableError):
-        table.snapshots()
+        table.snapshots(ROOT)

@@ -329,7 +329,7 @@ async def test_events_of_a_turn_are_in_order(stage: Stage) -> None:
 
     assert stage.kinds()[2:] == [
         "input", "model_call", "model_reply", "tool_call", "tool_call", "tool_result",
-        "tool_result", "turn_end",
+        "tool_start", "tool_result", "turn_end",
     ]  # fmt: skip
 
 

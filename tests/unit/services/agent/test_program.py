@@ -13,6 +13,7 @@ from nexusfs.contracts.errors import BusyError, KernelError, ModelError, PipeClo
 from nexusfs.contracts.model import Message, ModelPort, ScriptedModel
 from nexusfs.contracts.proc import ExitStatus
 from nexusfs.kernel.proc.process import Process
+from nexusfs.services.agent.calls import UNKNOWN
 from tests.kernel_fixture import (
     ALICE,
     ROOT,
@@ -280,7 +281,7 @@ async def test_int_of_a_chat_agent_that_only_waits_is_ebusy(store: Path) -> None
             await run.signal(agent, "int")
 
 
-async def test_stop_holds_an_agent_before_its_next_turn(store: Path, autojump_clock: Clock) -> None:
+async def test_stop_holds_an_agent_before_its_next_step(store: Path, autojump_clock: Clock) -> None:
     model = SlowModel(wants(wish("a", "act")), says("end"))
     async with running(store, model) as run:
         agent = await run.spawn()
@@ -288,7 +289,8 @@ async def test_stop_holds_an_agent_before_its_next_turn(store: Path, autojump_cl
         await run.signal(agent, "stop")
         await trio.sleep(100)
 
-        assert (agent.state, len(model.calls), agent.turns) == ("paused", 1, 1)
+        assert (agent.state, len(model.calls), agent.turns) == ("paused", 1, 0)
+        assert run.shop.trace == []
 
 
 async def test_cont_lets_a_stopped_agent_go_on(store: Path, autojump_clock: Clock) -> None:
@@ -432,7 +434,7 @@ async def test_an_agent_cut_in_a_tool_goes_on_and_is_told(
     agent = await resumed(store, first, then)
 
     said = [m["content"] for m in then.calls[0].messages if m["role"] == "tool"]
-    assert said == ["act done", "interrupted: the call was cut off, its outcome is unknown"]
+    assert said == ["act done", UNKNOWN]
     assert agent.exit_code == 0
 
 
@@ -450,7 +452,7 @@ async def test_turns_and_use_go_on_where_they_were(store: Path, autojump_clock: 
 
     agent = await resumed(store, first, ScriptedModel(says("end")), max_turns=2)
 
-    assert (agent.turns, agent.counts.model_calls, agent.exit_code) == (1, 3, 3)
+    assert (agent.turns, agent.counts.model_calls, agent.exit_code) == (2, 3, 3)
 
 
 async def test_a_tool_that_makes_a_system_call_while_it_is_cut_does_not_end_its_agent(

@@ -4,6 +4,7 @@ One trio loop in a thread holds one worker for all tests of this module: litellm
 import.
 """
 
+import errno
 import json
 import os
 import signal
@@ -54,6 +55,7 @@ TURNS: dict[str, list[dict[str, Any]]] = {
     "ends": [{"content": "one two three", "end_after": 2}],
     "ends at once": [{"content": "one", "end_after": 0}],
     "hang": [{"hang": True}],
+    "garbage": [{"garbage": "<html>busy</html>"}],
     "whole": [{"content": "not streamed", "tool_calls": [GREP]}],
     "usage": [{"content": "x", "usage": {"input_tokens": 1000, "output_tokens": 500}}],
 }
@@ -280,3 +282,12 @@ def test_kill_9_fails_the_calls_and_a_new_worker_answers(world: World, observer:
         error = group.exceptions[0]
     assert (error.kind, error.retryable) == ("connection", True)
     assert world.ask(observer, "usage").message["content"] == "x"
+
+
+def test_an_answer_that_cannot_be_understood_is_an_error_with_a_sentence(
+    world: World, observer: Any
+) -> None:
+    error = world.fail(observer, "garbage")
+
+    assert str(error)
+    assert error.errno == errno.EREMOTEIO

@@ -42,12 +42,19 @@ def test_a_history_in_which_every_call_is_answered_is_fine() -> None:
         ((USER, asks(call(), call())), "an id of its own"),
         ((USER, asks(call(arguments="{")), result()), "must be JSON text"),
         ((USER, asks()), "at least one call"),
+        ((USER, asks(call()), result(), asks(call()), result()), "must be unique"),
+        (({"role": "user", "content": ""},), "must not be empty"),
+        ((USER, {"role": "assistant", "content": ""}, USER), "must not be empty"),
     ],
 )
 def test_a_history_that_a_provider_refuses_is_refused(
     messages: tuple[dict[str, Any], ...], match: str
 ) -> None:
     assert match in (fault(*messages) or "")
+
+
+def test_an_empty_last_answer_is_fine() -> None:
+    assert fault(USER, {"role": "assistant", "content": ""}) is None
 
 
 def test_an_empty_list_of_tools_is_refused() -> None:

@@ -8,10 +8,11 @@ import trio
 
 from nexusfs.contracts.errors import InvalidError, ModelError
 from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Usage
-from nexusfs.services.llm.client import AttemptError
+from nexusfs.services.llm.client import AttemptError, WorkerDiedError
 from nexusfs.services.llm.router import Backoff, ModelRouter
 
 BUSY = AttemptError("busy", kind="server", retryable=True)
+DIED = WorkerDiedError("the model worker was ended by signal 9", kind="connection", retryable=True)
 
 
 class FakeWorker:
@@ -83,6 +84,28 @@ async def test_attempts_are_bounded(
         await router(worker, backoff=Backoff(attempts=3)).complete(calls.of("x"), observer)
 
     assert len(worker.calls) == 3
+
+
+async def test_deaths_of_the_worker_are_no_attempts(
+    calls: Any, observer: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    worker = FakeWorker(*[DIED] * 10, BUSY, *[DIED] * 10, "ok")
+
+    reply = await router(worker, backoff=Backoff(attempts=2)).complete(calls.of("x"), observer)
+
+    assert reply.message["content"] == "ok"
+    assert len(worker.calls) == len(observer.retries) + 1 == 22
+
+
+async def test_a_call_that_kills_each_worker_ends(
+    calls: Any, observer: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    worker = FakeWorker(DIED)
+
+    with pytest.raises(ModelError, match="ended by signal 9"):
+        await router(worker).complete(calls.of("x"), observer)
+
+    assert len(worker.calls) < 50
 
 
 async def test_a_failure_for_good_is_not_tried_again_and_has_no_fallback(

@@ -1,0 +1,180 @@
+"""What each kind of event does to a process; kinds that are not here only show in `events`."""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+from nexusfs.contracts.model import Message, Usage
+from nexusfs.contracts.proc import ProcState
+
+if TYPE_CHECKING:
+    from nexusfs.kernel.proc.process import Process
+
+
+def extend(process: "Process", message: Message) -> None:
+    """Adds a message to the transcript, and keeps what is asked at each step up to date.
+
+    So no step has to go through the transcript: the calls without a result, the ids in use and
+    the rounds since the last input are known at any length.
+    """
+    process._transcript.append(message)
+    process._messages.append(line_of(message) + b"\n")
+    role = message["role"]
+    if role == "tool":
+        if process.open is not None:
+            process.open.pop(message["tool_call_id"], None)
+            if not process.open:
+                process.open = process.intents = process.begun = None
+        return
+    if role != "assistant":
+        return
+    if message.get("content"):
+        process._stdout.append(message["content"].encode("utf-8", "replace") + b"\n")
+    calls = message.get("tool_calls")
+    if calls:
+        process.rounds += 1
+        process.open = {call["id"]: call for call in calls}
+        process.call_ids = process.call_ids or set()
+        process.call_ids.update(process.open)
+
+
+def line_of(value: dict[str, Any]) -> bytes:
+    """A value as one line of JSON, without its end; lone surrogates of a provider become `?`."""
+    try:
+        return to_json(value)
+    except ValueError:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+
+
+def _spawn(process: "Process", event: dict[str, Any]) -> None:
+    process.started_at = event["time"]
+    process.started_ns = event["time_ns"]
+    process.state = ProcState.RUNNING
+    restored = event.get("restored")
+    if restored is not None:
+        _restored(process, restored)
+    task = event["task"] if restored is not None else process.spec.task
+    if task:
+        process.mail.append(task)
+
+
+def _restored(process: "Process", state: dict[str, Any]) -> None:
+    for message in state["transcript"]:
+        extend(process, message)
+    process.turns = state["turns"]
+    process.rounds = state["rounds"]
+    process.kept_from, process.summary = state["kept_from"], state["summary"]
+    process.mail.extend(state["mail"])
+
+
+def _state(process: "Process", event: dict[str, Any]) -> None:
+    process.state = ProcState(event["to"])
+
+
+def _message(process: "Process", event: dict[str, Any]) -> None:
+    process.mail.append(event["text"])
+
+
+def _input(process: "Process", event: dict[str, Any]) -> None:
+    process.dropped = process.closing = False
+    process.rounds = process.asked_again = 0
+    if process.mail:
+        process.mail.pop(0)
+
+
+def _notice(process: "Process", event: dict[str, Any]) -> None:
+    if event.get("about") == "output_schema":
+        process.asked_again += 1
+    else:
+        process.closing = True
+
+
+def _dropped(process: "Process", event: dict[str, Any]) -> None:
+    process.dropped = True
+    process.trouble = ""
+
+
+def _turn_end(process: "Process", event: dict[str, Any]) -> None:
+    process.turns += 1
+
+
+def _model_retry(process: "Process", event: dict[str, Any]) -> None:
+    process.trouble = f"{event['model']}: {event['error']}; next attempt in {event['delay_s']:g} s"
+
+
+def _model_reply(process: "Process", event: dict[str, Any]) -> None:
+    process.trouble = ""
+    process.counts.model_calls += 1
+    _use(process, event["usage"])
+
+
+def _trim(process: "Process", event: dict[str, Any]) -> None:
+    process.kept_from, process.summary = event["kept_from"], event["summary"]
+    if event["usage"] is not None:
+        process.counts.model_calls += 1
+        _use(process, event["usage"])
+
+
+def _use(process: "Process", used: dict[str, Any]) -> None:
+    process.counts.usage += Usage(used["input_tokens"], used["output_tokens"], used["cost_usd"])
+
+
+def _tool_call(process: "Process", event: dict[str, Any]) -> None:
+    process.counts.tool_calls += 1
+    process.intents = process.intents or set()
+    process.intents.add(event["id"])
+
+
+def _tool_start(process: "Process", event: dict[str, Any]) -> None:
+    process.begun = process.begun or set()
+    process.begun.update(event["ids"])
+
+
+def _nice(process: "Process", event: dict[str, Any]) -> None:
+    process.nice = event["value"]
+
+
+def _warning(process: "Process", event: dict[str, Any]) -> None:
+    process.warnings += (event["text"],)
+
+
+def _adopted(process: "Process", event: dict[str, Any]) -> None:
+    process.parent_pid = event["ppid"]
+
+
+def _resume(process: "Process", event: dict[str, Any]) -> None:
+    process.trouble = ""
+
+
+def _exit(process: "Process", event: dict[str, Any]) -> None:
+    process.state = ProcState(event["state"])
+    process.exit_code = event["exit_code"]
+    process.reason = event["reason"]
+    process.result = event["result"]
+    process.ended_at = event["time"]
+    process.trouble = ""
+
+
+FOLDS: dict[str, Callable[["Process", dict[str, Any]], None]] = {
+    "spawn": _spawn,
+    "state": _state,
+    "message": _message,
+    "input": _input,
+    "notice": _notice,
+    "turn_end": _turn_end,
+    "model_retry": _model_retry,
+    "model_reply": _model_reply,
+    "trim": _trim,
+    "tool_call": _tool_call,
+    "tool_start": _tool_start,
+    "nice": _nice,
+    "warning": _warning,
+    "adopted": _adopted,
+    "interrupted": _dropped,
+    "model_error": _dropped,
+    "resume": _resume,
+    "exit": _exit,
+}

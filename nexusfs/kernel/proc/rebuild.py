@@ -1,0 +1,89 @@
+"""Processes from the journal, and snapshots of them for checkpoints."""
+
+import json
+from functools import partial
+from typing import Any
+
+from nexusfs.contracts.agent import AgentSpec
+from nexusfs.contracts.checkpoint import Snapshot
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.model import Usage
+from nexusfs.contracts.store import Journal
+from nexusfs.kernel.proc.narrow import narrowed
+from nexusfs.kernel.proc.process import Counts, Host, Process
+
+
+def restored(journal: Journal, host: Host, pid: int) -> Process:
+    """A process as its journal says. ValueError, KeyError, TypeError.
+
+    The journal of one that has ended is read when somebody asks for its events: thousands are
+    listed after a restart, and hardly one is looked into.
+    """
+    first, tail = journal.edges(pid)
+    process = _beginning(journal, host, pid, json.loads(first))
+    last = [json.loads(line) for line in tail]
+    end = next((event for event in last if event["type"] == "exit"), None)
+    if end is None or "totals" not in end:
+        for line in journal.read(pid):
+            process.apply(json.loads(line), line)
+    else:
+        _set_end(process, json.loads(first), end, last[-1])
+        process.leave_unread(partial(journal.read, pid))
+    if process.state.ended:
+        process.close_streams()
+    return process
+
+
+def _set_end(
+    process: Process, first: dict[str, Any], end: dict[str, Any], last: dict[str, Any]
+) -> None:
+    """What the whole fold would say of an ended process, from its first and last events."""
+    for event in (first, end, *([last] if last["type"] == "state" else [])):
+        process.fold(event)
+    totals = end["totals"]
+    process.mail.clear()
+    process.parent_pid, process.nice = totals["ppid"], totals["nice"]
+    process.warnings, process.turns = tuple(totals["warnings"]), totals["turns"]
+    used = Usage(totals["input_tokens"], totals["output_tokens"], totals["cost_usd"])
+    process.counts = Counts(totals["model_calls"], totals["tool_calls"], used)
+
+
+def _beginning(journal: Journal, host: Host, pid: int, first: dict[str, Any]) -> Process:
+    """A process of which only the first event is known."""
+    cred = Credentials(first["uid"], first["gid"], groups=frozenset(first["groups"]))
+    spec = AgentSpec.model_validate_json(json.dumps(first["spec"]))
+    process = Process(pid, first["ppid"], cred.as_agent(pid), spec, journal.append, host)
+    process.rights = narrowed(tuple(first["rights"]))
+    process.warnings = tuple(first["warnings"])
+    return process
+
+
+def snapshot_of(process: Process) -> Snapshot:
+    """The state of a process as it is now, which another can go on from."""
+    return Snapshot(
+        agent_id=process.agent_id,
+        pid=process.pid,
+        zone=process.spec.zone,
+        spec=process.spec.to_dict(),
+        turns=process.turns,
+        rounds=process.rounds,
+        kept_from=process.kept_from,
+        summary=process.summary,
+        transcript=list(process.transcript),
+        mail=list(process.mail),
+    )
+
+
+def restored_fields(snapshot: Snapshot, task: str) -> dict[str, Any]:
+    """What the `spawn` event of a restored process has beside the rest."""
+    return {
+        "task": task,
+        "restored": {
+            "turns": snapshot.turns,
+            "rounds": snapshot.rounds,
+            "kept_from": snapshot.kept_from,
+            "summary": snapshot.summary,
+            "transcript": snapshot.transcript,
+            "mail": snapshot.mail,
+        },
+    }

@@ -1,0 +1,135 @@
+"""What one does to a living agent: the verbs of proc/<pid>/ctl but its end, and messages.
+
+Each takes `cred` and checks it: a person may act on his own agents, root on all, an agent on its
+descendants. EPERM for others, EBUSY in a state that does not allow it, ESRCH for an unknown pid.
+"""
+
+from nexusfs.contracts.checkpoint import CheckpointInfo, Checkpoints, NoCheckpoints
+from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.errors import (
+    BusyError,
+    InvalidError,
+    KernelError,
+    NotPermittedError,
+    PipeClosedError,
+)
+from nexusfs.contracts.proc import NICE_MAX, NICE_MIN, SIGINT_EXIT, Outcome, ProcState
+from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.rebuild import snapshot_of
+
+
+class Verbs:
+    """The verbs, over a table that knows processes, descent and how to end one."""
+
+    checkpoints: Checkpoints = NoCheckpoints()
+
+    def get(self, pid: int) -> Process:
+        """The process. NoProcessError ESRCH."""
+        raise NotImplementedError
+
+    def descends(self, process: Process, ancestor_pid: int) -> bool:
+        """True when the process is a descendant of that one."""
+        raise NotImplementedError
+
+    def end(self, process: Process, outcome: Outcome) -> None:
+        """Ends a process and its subtree."""
+        raise NotImplementedError
+
+    # -- who may
+
+    def check_owner(self, cred: Credentials, process: Process) -> None:
+        """NotPermittedError EPERM unless the caller may act on the process."""
+        if cred.agent_pid:
+            if not self.descends(process, cred.agent_pid):
+                raise NotPermittedError(f"agent {cred.agent_pid} may only signal its own children")
+        elif cred.uid not in (0, process.cred.uid):
+            raise NotPermittedError(f"process {process.pid} is not yours")
+
+    def check_live(self, cred: Credentials, pid: int) -> Process:
+        """The process, when the caller may act on it and it lives. EPERM, EBUSY, ESRCH."""
+        process = self.get(pid)
+        self.check_owner(cred, process)
+        if process.state.ended:
+            raise BusyError(f"process {pid} has ended")
+        return process
+
+    def check_listens(self, cred: Credentials, pid: int) -> Process:
+        """The process, when the caller may talk to it and it lives. EPIPE, EPERM, ESRCH."""
+        process = self.get(pid)
+        self.check_owner(cred, process)
+        if process.state.ended:
+            raise PipeClosedError(f"process {pid} has ended")
+        return process
+
+    # -- verbs
+
+    def interrupt(self, cred: Credentials, pid: int) -> None:
+        """Drops the current turn: a chat agent waits for a message, a oneshot ends with -2."""
+        process = self.check_live(cred, pid)
+        if process.spec.mode == "oneshot":
+            self.end(process, Outcome(SIGINT_EXIT, "interrupted"))
+        else:
+            process.interrupt()
+
+    def stop(self, cred: Credentials, pid: int) -> None:
+        """Pauses a process before its next step."""
+        self.check_live(cred, pid).move(ProcState.PAUSED)
+
+    def cont(self, cred: Credentials, pid: int) -> None:
+        """Lets a paused process go on."""
+        process = self.check_live(cred, pid)
+        process.move(ProcState.RUNNING)
+        process.resume()
+
+    def send(self, cred: Credentials, pid: int, text: str, source: str = "stdin") -> None:
+        """A message for the next turn. PipeClosedError EPIPE when the process has ended."""
+        self.check_listens(cred, pid).post(text, source)
+
+    def steer(self, cred: Credentials, pid: int, text: str) -> None:
+        """A message that changes the course of a living agent, delivered at its next turn."""
+        self.check_live(cred, pid).post(text, "steer")
+
+    def nice(self, cred: Credentials, pid: int, value: int) -> None:
+        """Sets how much a process gives way to others: -20 to 19; only root may lower it.
+
+        Source: nice(2).
+        """
+        process = self.check_live(cred, pid)
+        if not NICE_MIN <= value <= NICE_MAX:
+            raise InvalidError(f"nice takes a number from {NICE_MIN} to {NICE_MAX}")
+        if value < process.nice and (cred.uid != 0 or cred.agent_pid):
+            raise NotPermittedError(f"only root may lower the nice value below {process.nice}")
+        process.record("nice", value=value)
+
+    # -- checkpoints
+
+    async def checkpoint(
+        self, cred: Credentials, pid: int, *, automatic: bool = False
+    ) -> CheckpointInfo:
+        """Pauses a process and writes a checkpoint of it; it stays paused until `cont`.
+
+        An `automatic` one is the process's own, and does not pause it. Cancelling, or a failure to
+        write, lets a process that ran go on.
+        """
+        process = self.get(pid)
+        if cred.agent_pid != pid:
+            self.check_live(cred, pid)
+        ran = process.state is ProcState.RUNNING and not automatic
+        if ran:
+            process.move(ProcState.PAUSED)
+        try:
+            info = await self.checkpoints.save(
+                process.cred, snapshot_of(process), automatic=automatic
+            )
+        except BaseException as exc:
+            if isinstance(exc, KernelError) and not process.state.ended:
+                process.record("checkpoint_failed", error=str(exc))
+            if ran and process.state is ProcState.PAUSED:
+                process.move(ProcState.RUNNING)
+                process.resume()
+            raise
+        if not process.state.ended:
+            process.record(
+                "checkpoint", hash=info.checkpoint_hash, turn=process.turns, automatic=automatic
+            )
+        return info
