@@ -55,7 +55,7 @@ class Operations(pyfuse3.Operations):
         self._polls: dict[int, Any] = {}
 
     def _cred(self, ctx: Any) -> Credentials:
-        return credentials(ctx.uid, ctx.gid, ctx.pid, self._agent_of(ctx.pid))
+        return credentials(ctx.uid, ctx.gid, ctx.pid, self._agent_of)
 
     # -- names and attributes
 
@@ -179,7 +179,9 @@ class Operations(pyfuse3.Operations):
     @fuse_op
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
         """Opens a file; O_TRUNC comes along in `flags`."""
-        opened = await self._calls.sys_open(self._cred(ctx), self.inodes.get(inode), flags)
+        opened = await self._calls.sys_open(
+            self._cred(ctx).to_keep(), self.inodes.get(inode), flags
+        )
         return _file_info(opened)
 
     @fuse_op
@@ -189,7 +191,7 @@ class Operations(pyfuse3.Operations):
         """Makes and opens a file."""
         where = self._at(parent_inode, name)
         opened = await self._calls.sys_open(
-            self._cred(ctx), where, flags | os.O_CREAT, mode & 0o7777
+            self._cred(ctx).to_keep(), where, flags | os.O_CREAT, mode & 0o7777
         )
         return _file_info(opened), await self._entry(opened.node)
 
@@ -264,7 +266,9 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: Any) -> int:
         """Opens a directory."""
         node = self.inodes.get(inode)
-        opened = await self._calls.sys_open(self._cred(ctx), node, os.O_RDONLY | os.O_DIRECTORY)
+        opened = await self._calls.sys_open(
+            self._cred(ctx).to_keep(), node, os.O_RDONLY | os.O_DIRECTORY
+        )
         return opened.fd
 
     @fuse_op
