@@ -109,7 +109,7 @@ def umount(mnt: Path, lazy: bool) -> None:
         )
     if fault:
         raise click.ClickException(fault)
-    if pid:  # open files, and the sandboxes of programs, keep the connection alive: tell it
+    if pid and lazy:  # open files keep the connection alive: tell the daemon
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + UMOUNT_WAIT_S

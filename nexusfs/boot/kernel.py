@@ -188,6 +188,10 @@ class Kernel:
             )
         return self.sandboxes.programs_of(asker)
 
+    def held_by_sandboxes_alone(self) -> bool:
+        """True when programs run over a mount that the host has no more."""
+        return self.sandboxes is not None and self.sandboxes.are_left_over()
+
     def agent_of(self, host_pid: int) -> int:
         """The agent that a thread of the host asks for; 0 for people, -1 when that is unknown."""
         return self.sandboxes.callers.agent_of(host_pid) if self.sandboxes else 0

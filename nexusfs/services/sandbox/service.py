@@ -103,6 +103,10 @@ class Sandboxes:
         )
         return self._why
 
+    def are_left_over(self) -> bool:
+        """True when sandboxes live and the mount that they are of is not mounted any more."""
+        return len(self.callers) > 0 and mount_at(self.mountpoint) is None
+
     def programs_of(self, asker: Asker) -> "AskersPrograms":
         """The seam that the tools of one call hold."""
         return AskersPrograms(self, asker)
