@@ -51,7 +51,7 @@ def mount(
     store = (
         store or (Path(fstab["store"]) if "store" in fstab else environment.default_store())
     ).absolute()
-    if not is_dead(mnt) and not mnt.is_dir():
+    if not is_dead(mnt) and not mnt.is_dir():  # in this order: is_dir raises for a dead mount
         raise click.ClickException(f"{mnt} is not a directory: mkdir it first")
     for path in (store, config):
         if path is not None and path.resolve().is_relative_to(mnt.resolve()):

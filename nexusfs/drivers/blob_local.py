@@ -301,7 +301,7 @@ def _write_all(fd: int, pieces: Sequence[bytes], offset: int) -> None:
 
 def translated(exc: OSError) -> KernelError:
     """NoSpaceError ENOSPC for a full disk, EIO for everything else that a disk may say."""
-    full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return (NoSpaceError if full else KernelError)(f"the store's disk: {exc.strerror}")
 
 

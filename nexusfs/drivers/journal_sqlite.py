@@ -1,6 +1,6 @@
 """The agents' journals, a log of recent lines in front of SQLite, and the log of tool calls.
 
-A line is appended to `journal.log` (journal_log.py). When that has grown, its lines are folded: in
+A line is appended to `journal.log` (record_file.py). When that has grown, its lines are folded: in
 one transaction each process gets one row with all its recent lines, packed where that pays; the
 transaction is made durable and the log begins anew. A line has a number, so that a crash between
 the two leaves no line twice.
@@ -12,12 +12,13 @@ without the sign).
 
 import contextlib
 import logging
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from nexusfs.contracts.errors import KernelError, NoSpaceError
-from nexusfs.drivers.journal_log import RecordLog
+from nexusfs.drivers.record_file import RecordFile
 from nexusfs.drivers.sqlite import Database
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ ROWS_AT_ONCE = 100
 """In one statement; SQLite takes 32,766 values, before 3.32 it took 999."""
 LINE, FORGET, PID = 0, 1, 2
 """Kinds of records: a line, a process that is no longer listed, a pid that was given."""
+_RECORD = struct.Struct("<BQI")
+"""Kind, pid, number of the line among the process's; then the line."""
 
 _JOINED, _PACKED = b"\x00", b"\x01"
 """First byte of a row of several lines; a row of a single line, as JSON, begins otherwise."""
@@ -65,7 +68,7 @@ class SqliteJournal:
         self._forgotten: set[int] = set()
         row = db.row("SELECT value FROM counter WHERE name = 'pid'")
         self._last_pid = int(row[0]) if row else FIRST_PID - 1
-        self._log = RecordLog(db.path.with_suffix(".log"))
+        self._log = RecordFile(db.path.with_suffix(".log"))
         self._fold_at = FOLD_BYTES
         self._replay()
 
@@ -74,9 +77,9 @@ class SqliteJournal:
         number = self._next.get(pid)
         if number is None:
             number = self._settled(pid)
-        self._log.append(LINE, pid, number, line)
+        self._log.append(_RECORD.pack(LINE, pid, number) + line)
         self._keep(pid, number, line)
-        if self._log.size_bytes >= self._fold_at:
+        if self._log.end >= self._fold_at:
             self._fold()
 
     def read(self, pid: int) -> list[bytes]:
@@ -102,18 +105,22 @@ class SqliteJournal:
 
     def allocate_pid(self) -> int:
         """A pid that this store never gave before."""
-        self._log.append(PID, self._last_pid + 1, 0, b"")
+        self._log.append(_RECORD.pack(PID, self._last_pid + 1, 0))
         self._last_pid += 1
         return self._last_pid
 
     def forget(self, pid: int) -> None:
         """Drops a process from `pids`; its lines stay."""
-        self._log.append(FORGET, pid, 0, b"")
+        self._log.append(_RECORD.pack(FORGET, pid, 0))
         self._forgotten.add(pid)
 
     def sync(self) -> None:
         """Makes all lines durable. May run in any thread."""
         self._log.sync()
+
+    def close(self) -> None:
+        """Closes the log; what is in it is read at the next open."""
+        self._log.close()
 
     # -- the log
 
@@ -124,15 +131,16 @@ class SqliteJournal:
     def _replay(self) -> None:
         """Takes in what the log holds; what was folded before a crash is in the rows already."""
         for record in self._log.found:
-            if record.kind == LINE:
-                if record.pid not in self._next:
-                    self._next[record.pid] = self._settled(record.pid)
-                if record.number == self._next[record.pid]:
-                    self._keep(record.pid, record.number, record.data)
-            elif record.kind == FORGET:
-                self._forgotten.add(record.pid)
+            kind, pid, number = _RECORD.unpack_from(record)
+            if kind == LINE:
+                if pid not in self._next:
+                    self._next[pid] = self._settled(pid)
+                if number == self._next[pid]:
+                    self._keep(pid, number, record[_RECORD.size :])
+            elif kind == FORGET:
+                self._forgotten.add(pid)
             else:
-                self._last_pid = max(self._last_pid, record.pid)
+                self._last_pid = max(self._last_pid, pid)
         self._log.found.clear()
 
     def _fold(self) -> None:
@@ -144,7 +152,7 @@ class SqliteJournal:
             self._log.restart()
         except KernelError as exc:
             log.error("the journal's log cannot be folded yet: %s", exc)
-            self._fold_at = self._log.size_bytes + FOLD_BYTES
+            self._fold_at = self._log.end + FOLD_BYTES
             return
         self._fold_at = FOLD_BYTES
         self._recent.clear()

@@ -35,6 +35,8 @@ INODES_MAX = 32_768
 """Attributes and bodies in memory: 600 bytes each, 20 MB when full, of the kernel's 80."""
 NAMES_MAX = 100_000
 """Names in memory, 120 bytes each."""
+LISTED_MAX = 8192
+"""Names of a directory whose attributes are read together."""
 BLOBS_MAX = 16_384
 _TYPE_BITS = 0o170000
 T = TypeVar("T")
@@ -381,12 +383,21 @@ class TreeState:
     # Loading
 
     def _load(self, ino: int) -> Attr:
-        gone = ino in self.changed.gone or ino in self.flushing.gone or ino >= self._stored_below
-        attr = None if gone else self._tables.inode(ino)
+        attr = None if self._is_gone(ino) else self._tables.inode(ino)
         if attr is None:
             raise StaleError(f"inode {ino} is gone")
         self._attrs[ino] = attr
         return attr
+
+    def _is_gone(self, ino: int) -> bool:
+        """True for an inode that is not in memory and whose row, if any, says what was."""
+        return ino in self.changed.gone or ino in self.flushing.gone or ino >= self._stored_below
+
+    def _load_all(self, directory: int) -> None:
+        """Reads the attributes of all that a directory has: who lists it asks for them next."""
+        for attr in self._tables.inodes_of(directory):
+            if attr.ino not in self._attrs and not self._is_gone(attr.ino):
+                self._attrs[attr.ino] = attr
 
     def _loader(self, ino: int) -> Load:
         def load(start: int, stop: int) -> list[Extent]:
@@ -402,6 +413,8 @@ class TreeState:
         if not directory.complete:
             before = len(directory.names)
             stored = {e.name: _code(e.ino, e.kind) for e in self._tables.edges(ino)}
+            if before < len(stored) <= LISTED_MAX:
+                self._load_all(ino)
             directory.names = stored | directory.names
             directory.complete = True
             self._names_count += len(directory.names) - before

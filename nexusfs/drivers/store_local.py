@@ -124,6 +124,7 @@ class LocalStore:
             self._log = Database(directory / "journal.sqlite")
             stack.callback(self._log.close)
             self.journal, self.calls = SqliteJournal(self._log), SqliteCallLog(self._log)
+            stack.callback(self.journal.close)
             self.blobs = blobs or LocalBlobs(directory / "blobs")
             stack.callback(self.blobs.close)
             path = directory / "meta.sqlite"

@@ -291,10 +291,10 @@ class StoreFile(File):
             raise InvalidError("size and offset cannot be negative")
         attr = self._fs.meta.getattr(self._ino)
         stop = min(offset + size, attr.size)
+        if size and not self.flags & os.O_NOATIME:
+            self._touch(attr)  # At the end of the file too, as Linux does.
         if stop <= offset:
             return b""
-        if not self.flags & os.O_NOATIME:
-            self._touch(attr)
         if attr.blocks == 0:
             return bytes(stop - offset)
         return self._fs.content.read(self._ino, offset, stop)

@@ -13,6 +13,8 @@ from tests.bench import agents, files, in_process, measures, sandbox
 from tests.bench.rivals import bench, filesystem
 from tests.bench.rows import Row
 
+WIDTH = 120
+"""Characters of the table in a file or a pipe."""
 MEASURES = (
     measures.MEASURES | files.MEASURES | in_process.MEASURES | agents.MEASURES | sandbox.MEASURES
 )
@@ -23,6 +25,8 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"no measure {unknown[0]!r}: one of {', '.join(MEASURES)}")
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nexusfs-bench-") as made:
         directory = Path(made)

@@ -26,7 +26,7 @@ class Mounts:
 
     def mount(self, name: str = "a", *options: str, env: dict[str, str] | None = None) -> Path:
         mnt = self.directory / f"mnt-{name}"
-        with contextlib.suppress(FileExistsError):  # A dead mount exists and cannot be looked at.
+        with contextlib.suppress(FileExistsError):  # maybe a dead mount, which is no directory
             mnt.mkdir()
         done = self.run("mount", str(mnt), "--store", str(self.store(name)), *options, env=env)
         assert done.returncode == 0, done.stderr

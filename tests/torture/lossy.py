@@ -84,7 +84,7 @@ def survivor(inode: Inode, rng: random.Random, *, garble: bool) -> bytes:
     for page, found in versions.items():
         chosen = found[-1] if rng.random() < newest_odds else rng.choice(found)
         if garble and len(found) > 1 and rng.random() < 0.3:
-            chosen = garbled(found[-1], rng)
+            chosen = garbled(found[-1], _written(inode, page), rng)
         if page * PAGE < size:
             left[page * PAGE : (page + 1) * PAGE] = chosen.ljust(PAGE, b"\0")
     del left[size:]
@@ -118,13 +118,28 @@ def _versions(inode: Inode, moment: int) -> tuple[int, dict[int, list[bytes]]]:
     return size, versions
 
 
-def garbled(page: bytes, rng: random.Random) -> bytes:
-    """A page with a flipped bit, or with anything in it."""
-    if rng.random() < 0.5 or not page:
-        return rng.randbytes(PAGE)
-    flipped = bytearray(page)
-    flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
-    return bytes(flipped)
+def _written(inode: Inode, page: int) -> list[tuple[int, int]]:
+    """The parts of a page, as [start, stop) in it, that were written since the last sync."""
+    spans = []
+    for offset, data in inode.events:
+        start, stop = offset - page * PAGE, offset - page * PAGE + len(data or b"")
+        if data and start < PAGE and stop > 0:
+            spans.append((max(start, 0), min(stop, PAGE)))
+    return spans
+
+
+def garbled(page: bytes, spans: list[tuple[int, int]], rng: random.Random) -> bytes:
+    """A page with a flipped bit, or anything, in what was not synced.
+
+    The synced bytes beside it stay: disks, and SQLite, count on that ("powersafe overwrite").
+    """
+    left = bytearray(page.ljust(PAGE, b"\0"))
+    for start, stop in spans:
+        if rng.random() < 0.5:
+            left[start:stop] = rng.randbytes(stop - start)
+        else:
+            left[rng.randrange(start, stop)] ^= 1 << rng.randrange(8)
+    return bytes(left)
 
 
 class Disk:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +25,10 @@ from tests.torture.part import PartFailedError, Plan
 
 LOADS, CUTS = 10, 30
 """Young stores and some that have grown: so many cuts of each."""
+SETTLE_S = 1.0
+"""From the last cut to the end of the load: steps that were under way at the cut are told of."""
 LONGEST_S = 0.25
-"""Between two cuts of one load."""
-
-LAST_S = 1.0
-"""After the last cut: whatever was under way then has ended and was told."""
+"""Between two cuts of one load; they begin, quickly, while the store is being made."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ def _make_cuts(
             stdout=steps, cwd=TOP, env={**os.environ, "XDG_CONFIG_HOME": str(directory)},
         )  # fmt: skip
         try:
+            _wait_for(directory / "disk/store", load)
             for number in range(count):
-                time.sleep(rng.uniform(0, LONGEST_S))
+                time.sleep(rng.uniform(0, min(LONGEST_S, number * LONGEST_S / 20)))
                 image = directory / f"image-{number}"
                 asked = {"directory": str(image), "seed": rng.random(), "garble": garble}
                 assert disk.stdin and disk.stdout
@@ -97,7 +98,7 @@ def _make_cuts(
                 cuts.append(Cut(image, int(disk.stdout.readline())))
                 if load.poll() is not None:
                     raise PartFailedError("the load ended")
-            time.sleep(LAST_S)
+            time.sleep(SETTLE_S)
         finally:
             load.kill()
             load.wait()
@@ -108,6 +109,14 @@ def _make_cuts(
         step = json.loads(line)
         history[step["task"]].append(step)
     return history, cuts
+
+
+def _wait_for(store: Path, load: "subprocess.Popen[bytes]") -> None:
+    """Returns as soon as the load makes its store."""
+    while not store.exists():
+        if load.poll() is not None:
+            raise PartFailedError("the load ended")
+        time.sleep(0.001)
 
 
 @contextmanager
@@ -123,8 +132,7 @@ def _disk(mnt: Path) -> Iterator["subprocess.Popen[str]"]:
             raise PartFailedError("the lossy disk does not mount")
         yield disk
     finally:
-        subprocess.run(["umount", "-l", mnt], check=False)
-        disk.communicate()
+        disk.communicate()  # it unmounts, and ends with its input
 
 
 async def _open(cut: Cut) -> tuple[dict[int, dict[str, str]], str]:
@@ -139,7 +147,7 @@ async def _open(cut: Cut) -> tuple[dict[int, dict[str, str]], str]:
             if await nexus.read_file("/after-the-cut") != b"x" * 10_000:
                 fault = "what was written after the cut is not there"
     except* Exception as group:
-        fault = repr(group)
+        fault = "".join(traceback.format_exception(group))
     return found, fault
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from nexusfs.contracts.errors import NoSpaceError
-from nexusfs.drivers.journal_log import RecordLog
 from nexusfs.drivers.journal_sqlite import (
     BLOCK_BYTES,
     CALLS_KEPT,
@@ -142,19 +141,6 @@ def test_a_torn_record_at_the_end_is_cut_off(tmp_path: Path) -> None:
 
     assert restored.read(2) == [b"whole", b"next"]
     again.close()
-
-
-def test_records_of_an_earlier_generation_behind_the_end_are_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    log = RecordLog(path)
-    log.append(0, 2, 0, b"old")
-    old = path.read_bytes()
-    log.restart()
-    log.append(0, 2, 0, b"new")
-    new = path.read_bytes()
-    path.write_bytes(new + old[len(new) - 3 :])  # as when the truncation was not yet on disk
-
-    assert [record.data for record in RecordLog(path).found] == [b"new"]
 
 
 def test_a_folded_journal_reads_as_before(db: Database, journal: SqliteJournal) -> None:

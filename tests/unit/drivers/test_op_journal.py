@@ -1,10 +1,6 @@
-"""The operation journal: records in order, what a crash and garbage leave of them."""
+"""The operation journal: two files that take turns, and one run of numbers over both."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from nexusfs.drivers.op_journal import OpJournal, Record
 
@@ -73,42 +69,6 @@ def test_without_a_free_file_the_journal_does_not_turn(tmp_path: Path) -> None:
     assert payloads(tmp_path) == [b"a", b"b", b"c"]
 
 
-def _cut(raw: bytes) -> bytes:
-    return raw[:-1]
-
-
-def _flip(raw: bytes) -> bytes:
-    return raw[:-1] + bytes([raw[-1] ^ 1])
-
-
-def _zeros(raw: bytes) -> bytes:
-    return raw[:-20] + bytes(20)
-
-
-def _garbage(raw: bytes) -> bytes:
-    return raw[: len(raw) - 29] + os.urandom(29)
-
-
-@pytest.mark.parametrize("harm", [_cut, _flip, _zeros, _garbage])
-def test_a_harmed_last_record_is_left_out(tmp_path: Path, harm: Callable[[bytes], bytes]) -> None:
-    journal, _ = fresh(tmp_path)
-    journal.append(b"a")
-    journal.append(b"b")
-    path = tmp_path / "ops.0"
-    path.write_bytes(harm(path.read_bytes()))
-
-    assert payloads(tmp_path) == [b"a"]
-
-
-def test_garbage_after_the_last_record_is_no_record(tmp_path: Path) -> None:
-    journal, _ = fresh(tmp_path)
-    journal.append(b"a")
-    with open(tmp_path / "ops.0", "ab") as file:
-        file.write(os.urandom(1000))
-
-    assert payloads(tmp_path) == [b"a"]
-
-
 def test_what_follows_a_gap_is_left_out(tmp_path: Path) -> None:
     journal, _ = fresh(tmp_path)
     journal.append(b"a")
@@ -116,7 +76,7 @@ def test_what_follows_a_gap_is_left_out(tmp_path: Path) -> None:
     journal.turn()
     journal.append(b"c")
     path = tmp_path / "ops.0"
-    path.write_bytes(_flip(path.read_bytes()))
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
 
     assert payloads(tmp_path) == [b"a"]
 

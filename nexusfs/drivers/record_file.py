@@ -1,0 +1,152 @@
+"""A file of records that only grows, until what it holds rests elsewhere and it begins anew.
+
+The file is a header with a generation, and records: length, CRC-32, payload. One write(2) a record:
+a microsecond or two, and it survives the death of the process; fdatasync puts it on disk. The file
+is written from its beginning again and not shortened, so that fdatasync seldom has a length to
+write. Each checksum is seeded with the generation, so that what an earlier one left behind the
+end is never taken for a record of this one.
+
+After a sync the next record begins on a page of its own, so that a power cut cannot harm what was
+synced by harming the page that was being written. Reading stops at the first record that does not
+check, neither where the last one ended nor on the next page, and the file is cut there: what
+follows must not come back when something of the same length is written before it.
+
+CRC-32 is zlib's; it finds what a crash leaves, not what a forger makes: the directory is the
+owner's alone.
+
+Concurrency: one thread; `sync`, and a descriptor of `unsynced_fd`, may be used in another.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from nexusfs.drivers.blob_local import translated
+
+PAGE_BYTES = 4096
+_MAGIC = b"NXR1"
+_HEADER = struct.Struct("<4sIQ")
+"""Magic, checksum of the generation, generation."""
+_RECORD = struct.Struct("<II")
+"""Length of the payload, checksum of the length and the payload."""
+_LENGTH = struct.Struct("<I")
+
+
+class RecordFile:
+    """The records of one generation.
+
+    Attributes:
+        found: the payloads that were there at the open, oldest first.
+        end: where the next record goes.
+        unsynced: there are records that may not be on disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens or makes the file, reads it, and cuts off what is torn. OSError."""
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._generation = 0
+        self._seed = 0
+        self._synced = False  # The next record begins on a page of its own.
+        self.end = 0
+        self.unsynced = False
+        try:
+            self.found = list(self._scan(os.pread(self._fd, os.fstat(self._fd).st_size, 0)))
+            os.ftruncate(self._fd, self.end)
+            if not self.end:
+                self.restart()
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def append(self, payload: bytes) -> None:
+        """Adds a record; it survives kill -9 when this returns.
+
+        Raises:
+            NoSpaceError: ENOSPC, the disk is full; nothing was added.
+        """
+        if self._synced:
+            self._synced = False
+            self.end = next_page(self.end)
+        length = _LENGTH.pack(len(payload))
+        checksum = zlib.crc32(payload, zlib.crc32(length, self._seed))
+        self._write(b"".join((length, _LENGTH.pack(checksum), payload)))
+
+    def restart(self) -> None:
+        """Begins anew: the records so far are not needed any more. NoSpaceError."""
+        self._generation += 1
+        self._seed = _checksum(self._generation)
+        self.end = 0
+        self._synced = False
+        self._write(_HEADER.pack(_MAGIC, self._seed, self._generation))
+
+    def unsynced_fd(self) -> int:
+        """A new descriptor to fdatasync and close, that makes all records so far durable."""
+        self._synced = True
+        self.unsynced = False
+        return os.dup(self._fd)
+
+    def sync(self) -> None:
+        """Puts all records so far on disk. Blocks; may run in any thread. KernelError EIO."""
+        self._synced = True
+        try:
+            os.fdatasync(self._fd)
+        except OSError as exc:
+            raise translated(exc) from exc
+
+    def close(self, *, empty: bool = False) -> None:
+        """Closes the file; `empty` gives its space back, for no record is needed any more."""
+        if empty:
+            os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            written = os.pwrite(self._fd, data, self.end)
+            while written < len(data):  # The disk is nearly full: the rest, or ENOSPC.
+                written += os.pwrite(self._fd, data[written:], self.end + written)
+        except OSError as exc:
+            raise translated(exc) from exc
+        self.end += len(data)
+        self.unsynced = True
+
+    def _scan(self, data: bytes) -> Iterator[bytes]:
+        if len(data) < _HEADER.size:
+            return
+        magic, seed, generation = _HEADER.unpack_from(data)
+        self._generation = generation
+        if magic != _MAGIC or seed != _checksum(generation):
+            return
+        self._seed = seed
+        self.end = _HEADER.size
+        while True:
+            payload = self._record(data, self.end)
+            if payload is None:
+                at = next_page(self.end)
+                payload = self._record(data, at)  # There was a sync.
+                if payload is None:
+                    return
+                self.end = at
+            yield payload
+            self.end += _RECORD.size + len(payload)
+
+    def _record(self, data: bytes, at: int) -> bytes | None:
+        if at + _RECORD.size > len(data):
+            return None
+        length, checksum = _RECORD.unpack_from(data, at)
+        payload = data[at + _RECORD.size : at + _RECORD.size + length]
+        if len(payload) < length:
+            return None
+        real = zlib.crc32(payload, zlib.crc32(_LENGTH.pack(length), self._seed))
+        return payload if real == checksum else None
+
+
+def next_page(offset: int) -> int:
+    """The first offset from `offset` on at which a page begins."""
+    return (offset + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
+
+
+def _checksum(generation: int) -> int:
+    return zlib.crc32(generation.to_bytes(8, "little"))
