@@ -79,6 +79,13 @@ async def test_a_script_is_the_input_of_python(ctx: ToolContext) -> None:
     assert programs.command == Command(("python3", "-u", "-"), "/", b"print(1)\n", None)
 
 
+async def test_without_python_it_says_what_to_install(ctx: ToolContext) -> None:
+    programs = Pretender(exit_code=127, stderr=stream(b"sh: 1: exec: python3: not found\n"))
+
+    with pytest.raises(ToolFailedError, match="apt-get install python3"):
+        await call("python", over(ctx, programs), script="print(1)")
+
+
 async def test_the_reply_has_both_streams_and_the_exit_code(ctx: ToolContext) -> None:
     programs = Pretender(stdout=stream(b"out"), stderr=stream(b"err\n"), exit_code=2)
 

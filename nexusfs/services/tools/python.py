@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from nexusfs.contracts.errors import ToolFailedError
 from nexusfs.contracts.tool import ToolContext, tool
 from nexusfs.services.tools.program import TIMEOUT_S, run_program
 
@@ -24,4 +25,7 @@ async def python(
     network unless that is allowed here. Print what you want to know: returns stdout, then stderr
     after a line `[stderr]`, then `[exit code N]`.
     """
-    return await run_program(ctx, ["python3", "-u", "-"], cwd, script, timeout_s)
+    said = await run_program(ctx, ["python3", "-u", "-"], cwd, script, timeout_s)
+    if said.endswith("[exit code 127]") and "python3: not found" in said:
+        raise ToolFailedError("there is no python3 in the host's /usr: apt-get install python3")
+    return said

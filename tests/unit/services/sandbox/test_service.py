@@ -12,7 +12,15 @@ from nexusfs.boot.boot import BootOptions, running_kernel
 from nexusfs.boot.config import Config
 from nexusfs.boot.kernel import Kernel
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import CapacityError, NoSandboxError
+from nexusfs.contracts.errors import (
+    CapacityError,
+    NoProcessError,
+    NoSandboxError,
+    NotFoundError,
+    NotPermittedError,
+    UnknownToolError,
+)
+from nexusfs.services.sandbox.callers import UNKNOWN
 from nexusfs.services.sandbox.limits import SandboxSettings
 from nexusfs.services.sandbox.service import Sandboxes
 from tests.kernel_fixture import ROOT, spec
@@ -109,3 +117,21 @@ async def test_a_program_of_an_agent_that_goes_on_at_boot_waits_for_the_mount(
     await sandboxes._mounted()
 
     assert next(looks, "none left") == "none left" and trio.current_time() > 0
+
+
+async def test_a_caller_who_cannot_be_told_gets_no_door(tmp_path: Path) -> None:
+    async with kernel_with(tmp_path) as kernel:
+        calls, unknown = kernel.syscalls, Credentials(0, 0, agent_pid=UNKNOWN)
+        info = await calls.sys_proc_spawn(ROOT, spec(model="offline/echo", mode="chat"))
+
+        with pytest.raises(UnknownToolError):
+            await calls.sys_dispatch(unknown, "list_dir", {"path": "/"})
+        with pytest.raises(NoProcessError):
+            await calls.sys_proc_spawn(unknown, spec(model="offline/echo", task="hello"))
+        with pytest.raises(NotPermittedError):
+            await calls.sys_proc_kill(unknown, info.pid)
+        with pytest.raises(NotPermittedError):
+            await calls.sys_proc_send(unknown, info.pid, "hello")
+        with pytest.raises(NotFoundError):
+            await calls.sys_readlink(unknown, "/proc/self")
+        assert await calls.sys_tools(unknown) == []
