@@ -1,6 +1,7 @@
 """Who asks: credentials of the process behind a FUSE request."""
 
 import os
+from collections.abc import Callable
 
 from nexusfs.contracts.cred import Credentials
 
@@ -30,6 +31,9 @@ def session_of(host_pid: int) -> int:
         return 0
 
 
-def credentials(uid: int, gid: int, pid: int) -> Credentials:
-    """Credentials of a request's context; groups and session are looked up when needed."""
-    return Credentials(uid, gid, groups=groups_of, session=session_of, host_pid=pid, door="fuse")
+def credentials(uid: int, gid: int, pid: int, agent_of: Callable[[int], int]) -> Credentials:
+    """Credentials of a request's context; all but the ids are looked up when needed."""
+    return Credentials(
+        uid, gid, groups=groups_of, session=session_of, agent_pid=agent_of, host_pid=pid,
+        door="fuse",
+    )  # fmt: skip

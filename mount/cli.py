@@ -129,7 +129,7 @@ def doctor() -> None:
         ("allow_other for users", os.geteuid() == 0 or _user_allow_other(),
          "echo user_allow_other >> /etc/fuse.conf (only for --allow-other)"),
         ("bubblewrap", shutil.which("bwrap") is not None,
-         "apt-get install bubblewrap (only for sandboxed tools, which this version does not have)"),
+         "apt-get install bubblewrap (only for exec and python; without it Landlock holds less)"),
         ("memfd", hasattr(os, "memfd_create"), "Linux 3.17 or newer"),
     ]  # fmt: skip
     missing = False

@@ -58,7 +58,8 @@ def main() -> int:
         config = load_config(Path(options.config))
         _log_to(options, config)
         unmount_dead(Path(options.mountpoint))
-        trio.run(_run, options, config)
+        real = os.path.realpath(options.mountpoint)  # now: later it is ours to answer for
+        trio.run(_run, options, config, real)
     except Exception as exc:
         cause = first_cause(exc)
         if isinstance(cause, KernelError):
@@ -98,10 +99,10 @@ def first_cause(exc: BaseException) -> BaseException:
     return exc
 
 
-async def _run(options: DaemonOptions, config: Config) -> None:
+async def _run(options: DaemonOptions, config: Config, real_mountpoint: str) -> None:
     boot = BootOptions(
         Path(options.store), config, Path(options.config), options.env_fd, tuple(options.key_names),
-        _log_fd(options),
+        _log_fd(options), real_mountpoint,
     )  # fmt: skip
     mounting = MountOptions(
         Path(options.mountpoint),

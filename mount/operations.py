@@ -5,7 +5,7 @@ for both sides. A request that may wait runs in a cancel scope that `blocked` ca
 """
 
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import pyfuse3
@@ -42,13 +42,20 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False  # acknowledged bytes would be Linux's, not ours, at kill -9
     supports_dot_lookup = False
 
-    def __init__(self, calls: Syscalls, root: Node) -> None:
-        """The requests go to `calls`; `root` is the tree's root."""
+    def __init__(self, calls: Syscalls, root: Node, agent_of: Callable[[int], int]) -> None:
+        """The requests go to `calls`; `root` is the tree's root.
+
+        `agent_of` says which agent a thread of the host asks for, 0 for none.
+        """
         super().__init__()
         self._calls = calls
+        self._agent_of = agent_of
         self.inodes = Inodes(root, ROOT_INO)
         self.blocked = Blocked()
         self._polls: dict[int, Any] = {}
+
+    def _cred(self, ctx: Any) -> Credentials:
+        return credentials(ctx.uid, ctx.gid, ctx.pid, self._agent_of)
 
     # -- names and attributes
 
@@ -60,7 +67,7 @@ class Operations(pyfuse3.Operations):
         """
         parent = self.inodes.get(parent_inode)
         try:
-            node, st = await self._calls.sys_lookup(_cred(ctx), At(parent, name))
+            node, st = await self._calls.sys_lookup(self._cred(ctx), At(parent, name))
         except NotFoundError:
             if parent.control:
                 raise
@@ -76,7 +83,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: Any = None) -> pyfuse3.EntryAttributes:
         """Attributes of an inode."""
         node = self.inodes.get(inode)
-        return convert.entry(node, await self._calls.sys_stat(_cred(ctx), node))
+        return convert.entry(node, await self._calls.sys_stat(self._cred(ctx), node))
 
     @fuse_op
     async def setattr(
@@ -86,25 +93,27 @@ class Operations(pyfuse3.Operations):
         node = self.inodes.get(inode)
         change = convert.change(attr, fields)
         if fh is not None:  # ftruncate: the right to write was checked at open
-            st = await self._calls.sys_fsetattr(_cred(ctx), fh, change)
+            st = await self._calls.sys_fsetattr(self._cred(ctx), fh, change)
         else:
-            st = await self._calls.sys_setattr(_cred(ctx), node, change)
+            st = await self._calls.sys_setattr(self._cred(ctx), node, change)
         return convert.entry(node, st)
 
     @fuse_op
     async def access(self, inode: int, mode: int, ctx: Any) -> bool:
         """Whether the caller may; asked only without default_permissions."""
-        return await self._calls.sys_access(_cred(ctx), self.inodes.get(inode), mode)
+        return await self._calls.sys_access(self._cred(ctx), self.inodes.get(inode), mode)
 
     @fuse_op
     async def readlink(self, inode: int, ctx: Any) -> bytes:
         """The text of a symlink."""
-        return await self._calls.sys_readlink(_cred(ctx), self.inodes.get(inode))
+        return await self._calls.sys_readlink(self._cred(ctx), self.inodes.get(inode))
 
     @fuse_op
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
         """Size and use."""
-        return convert.statvfs(await self._calls.sys_statfs(_cred(ctx), self.inodes.get(ROOT_INO)))
+        return convert.statvfs(
+            await self._calls.sys_statfs(self._cred(ctx), self.inodes.get(ROOT_INO))
+        )
 
     # -- making and removing names
 
@@ -118,38 +127,38 @@ class Operations(pyfuse3.Operations):
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Any) -> Any:
         """Makes a directory."""
         return await self._entry(
-            await self._calls.sys_mkdir(_cred(ctx), self._at(parent_inode, name), mode)
+            await self._calls.sys_mkdir(self._cred(ctx), self._at(parent_inode, name), mode)
         )
 
     @fuse_op
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Any) -> Any:
         """Makes a file, fifo, socket or device."""
         where = self._at(parent_inode, name)
-        return await self._entry(await self._calls.sys_mknod(_cred(ctx), where, mode, rdev))
+        return await self._entry(await self._calls.sys_mknod(self._cred(ctx), where, mode, rdev))
 
     @fuse_op
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Any) -> Any:
         """Makes a symlink."""
         where = self._at(parent_inode, name)
-        return await self._entry(await self._calls.sys_symlink(_cred(ctx), target, where))
+        return await self._entry(await self._calls.sys_symlink(self._cred(ctx), target, where))
 
     @fuse_op
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any) -> Any:
         """Adds a hard link."""
         where = self._at(new_parent_inode, new_name)
         return await self._entry(
-            await self._calls.sys_link(_cred(ctx), self.inodes.get(inode), where)
+            await self._calls.sys_link(self._cred(ctx), self.inodes.get(inode), where)
         )
 
     @fuse_op
     async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
         """Removes a name."""
-        await self._calls.sys_unlink(_cred(ctx), self._at(parent_inode, name))
+        await self._calls.sys_unlink(self._cred(ctx), self._at(parent_inode, name))
 
     @fuse_op
     async def rmdir(self, parent_inode: int, name: bytes, ctx: Any) -> None:
         """Removes an empty directory."""
-        await self._calls.sys_rmdir(_cred(ctx), self._at(parent_inode, name))
+        await self._calls.sys_rmdir(self._cred(ctx), self._at(parent_inode, name))
 
     @fuse_op
     async def rename(
@@ -163,14 +172,16 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         """Moves a name."""
         old, new = self._at(parent_old, name_old), self._at(parent_new, name_new)
-        await self._calls.sys_rename(_cred(ctx), old, new, flags)
+        await self._calls.sys_rename(self._cred(ctx), old, new, flags)
 
     # -- open files
 
     @fuse_op
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
         """Opens a file; O_TRUNC comes along in `flags`."""
-        opened = await self._calls.sys_open(_cred(ctx), self.inodes.get(inode), flags)
+        opened = await self._calls.sys_open(
+            self._cred(ctx).to_keep(), self.inodes.get(inode), flags
+        )
         return _file_info(opened)
 
     @fuse_op
@@ -179,7 +190,9 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         """Makes and opens a file."""
         where = self._at(parent_inode, name)
-        opened = await self._calls.sys_open(_cred(ctx), where, flags | os.O_CREAT, mode & 0o7777)
+        opened = await self._calls.sys_open(
+            self._cred(ctx).to_keep(), where, flags | os.O_CREAT, mode & 0o7777
+        )
         return _file_info(opened), await self._entry(opened.node)
 
     @fuse_op
@@ -253,7 +266,9 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: Any) -> int:
         """Opens a directory."""
         node = self.inodes.get(inode)
-        opened = await self._calls.sys_open(_cred(ctx), node, os.O_RDONLY | os.O_DIRECTORY)
+        opened = await self._calls.sys_open(
+            self._cred(ctx).to_keep(), node, os.O_RDONLY | os.O_DIRECTORY
+        )
         return opened.fd
 
     @fuse_op
@@ -293,26 +308,22 @@ class Operations(pyfuse3.Operations):
     @fuse_op
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
         """One extended attribute."""
-        return await self._calls.sys_getxattr(_cred(ctx), self.inodes.get(inode), name)
+        return await self._calls.sys_getxattr(self._cred(ctx), self.inodes.get(inode), name)
 
     @fuse_op
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
         """Sets one."""
-        await self._calls.sys_setxattr(_cred(ctx), self.inodes.get(inode), name, value)
+        await self._calls.sys_setxattr(self._cred(ctx), self.inodes.get(inode), name, value)
 
     @fuse_op
     async def listxattr(self, inode: int, ctx: Any) -> Sequence[bytes]:
         """Their names."""
-        return await self._calls.sys_listxattr(_cred(ctx), self.inodes.get(inode))
+        return await self._calls.sys_listxattr(self._cred(ctx), self.inodes.get(inode))
 
     @fuse_op
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
         """Removes one."""
-        await self._calls.sys_removexattr(_cred(ctx), self.inodes.get(inode), name)
-
-
-def _cred(ctx: Any) -> Credentials:
-    return credentials(ctx.uid, ctx.gid, ctx.pid)
+        await self._calls.sys_removexattr(self._cred(ctx), self.inodes.get(inode), name)
 
 
 def _file_info(opened: Opened) -> pyfuse3.FileInfo:

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 MAX_TASKS = 1_000_000
 """Requests that pyfuse3 serves at once. With its default of 99, 99 blocked readers hang all."""
 
+MOUNT_LOOK_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
@@ -55,7 +57,7 @@ async def serve(kernel: Kernel, options: MountOptions, ready: Callable[[], None]
         UnavailableError: EOPNOTSUPP, the mount was refused; says what may be missing.
     """
     root = kernel.backing.root
-    operations = Operations(kernel.syscalls, root)
+    operations = Operations(kernel.syscalls, root, kernel.agent_of)
     try:
         pyfuse3.init(operations, str(options.mountpoint), options.fuse)
     except RuntimeError as exc:
@@ -83,6 +85,7 @@ async def _serve(
         async with trio.open_nursery() as nursery:
             await nursery.start(_handle_signals, kernel, operations)
             nursery.start_soon(operations.blocked.watch)
+            nursery.start_soon(_watch_mount, kernel, operations)
             nursery.start_soon(_when_serving, ready)
             loop.install()
             await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
@@ -115,6 +118,15 @@ async def _handle_signals(
                     kernel.shut()  # the steps under way are cut, and `_stop` goes on
                 stopping = True
                 nursery.start_soon(_stop, kernel, operations)
+
+
+async def _watch_mount(kernel: Kernel, operations: Operations) -> None:
+    """Stops when the mount point is gone and sandboxes hold the mount: Linux does not tell then."""
+    while True:
+        await trio.sleep(MOUNT_LOOK_S)
+        if kernel.held_by_sandboxes_alone():
+            log.info("unmounted while programs run")
+            await _stop(kernel, operations)
 
 
 async def _stop(kernel: Kernel, operations: Operations) -> None:

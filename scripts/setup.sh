@@ -103,6 +103,7 @@ fill_venv() {
 stamp=$venv/.ready-$({ echo "$here"; cat requirements.lock pyproject.toml scripts/setup.sh; } | sha256sum | cut -c 1-16)
 
 need fuse3 command -v fusermount3
+need bubblewrap command -v bwrap
 if [ "${1:-}" = test ]; then
     need busybox command -v busybox
     need git command -v git

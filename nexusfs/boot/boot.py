@@ -14,7 +14,7 @@ import trio
 
 from nexusfs.boot.config import Config
 from nexusfs.boot.environment import daemon_environment
-from nexusfs.boot.first_boot import mount_audit, own_credentials, populate
+from nexusfs.boot.first_boot import make_tmp, mount_audit, own_credentials, populate
 from nexusfs.boot.kernel import Backing, Kernel
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
@@ -32,6 +32,7 @@ from nexusfs.services.hook_programs import HookPrograms
 from nexusfs.services.llm.client import WorkerClient, WorkerSetup
 from nexusfs.services.llm.router import ModelRouter
 from nexusfs.services.llm.settings import check_settings
+from nexusfs.services.sandbox.service import Sandboxes
 from nexusfs.services.tools import BUILTIN
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class BootOptions:
         env_fd: memfd with the user's environment, for the model worker; None for an empty one.
         key_names: names of the keys in it.
         log_fd: where the worker's stderr goes; None: the kernel's own.
+        mountpoint: where the tree will be mounted, symlinks resolved; empty for nowhere.
     """
 
     store: Path
@@ -54,6 +56,7 @@ class BootOptions:
     env_fd: int | None = None
     key_names: tuple[str, ...] = ()
     log_fd: int | None = None
+    mountpoint: str = ""
 
 
 @contextlib.asynccontextmanager
@@ -117,7 +120,7 @@ class _Services:
         """Starts them in order; later ones may need earlier ones."""
         starts = {
             "audit": self._audit, "hooks": self._hooks, "tools": self._tools,
-            "models": self._models, "agents": self._agents,
+            "sandbox": self._sandbox, "models": self._models, "agents": self._agents,
         }  # fmt: skip
         for name, start in starts.items():
             self._kernel.services[name] = await self._state_of(name, start)
@@ -125,15 +128,16 @@ class _Services:
         if agents != "running":
             self._kernel.processes.off = f"agents are not available here ({agents})"
 
-    async def _state_of(self, name: str, start: Callable[[], Awaitable[None]]) -> str:
+    async def _state_of(self, name: str, start: Callable[[], Awaitable[str | None]]) -> str:
+        """The state after `start`, which may say in a sentence what it has to do without."""
         if name in self._options.config.services_off:
             return "off"
         try:
-            await start()
+            lacks = await start()
         except Exception as exc:
             log.exception("service %s failed at boot", name)
             return f"degraded: {exc}"
-        return "running"
+        return f"degraded: {lacks}" if lacks else "running"
 
     async def _audit(self) -> None:
         log_file = LocalAuditLog(self._options.store / "audit.jsonl")
@@ -157,6 +161,20 @@ class _Services:
         for name in self._options.config.tool_modules:
             for tool in importlib.import_module(name).TOOLS:
                 self._kernel.tools.register(tool)
+
+    async def _sandbox(self) -> str:
+        kernel = self._kernel
+        sandboxes = Sandboxes(self._options.config.sandbox, self._options.mountpoint)
+        lacks = await sandboxes.find()
+        await make_tmp(kernel.syscalls, own_credentials())
+        kernel.sandboxes, kernel.processes.sandbox = sandboxes, sandboxes.kind
+        kernel.gauges["sandboxes"] = lambda: len(sandboxes.callers)
+
+        def configure(config: Config) -> None:
+            sandboxes.settings = config.sandbox
+
+        kernel.on_reload.append(configure)
+        return lacks
 
     async def _models(self) -> None:
         options = self._options

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from nexusfs.contracts.errors import InvalidError
 from nexusfs.contracts.words import nearest
+from nexusfs.services.sandbox.limits import SandboxSettings
 
 HIDDEN = "***"
 CLAUDE_MODELS = {
@@ -66,10 +67,11 @@ class Config(BaseSettings):
     tool_modules: tuple[str, ...] = Field(
         (), description="Python modules whose TOOLS are registered beside the built-in ones"
     )
-    services_off: tuple[Literal["tools", "models", "agents", "hooks", "audit"], ...] = Field(
-        (), description="services that are not started"
+    services_off: tuple[Literal["tools", "sandbox", "models", "agents", "hooks", "audit"], ...] = (
+        Field((), description="services that are not started")
     )
     tools: ToolLimits = Field(default_factory=lambda: ToolLimits.model_validate({}))
+    sandbox: SandboxSettings = Field(default_factory=lambda: SandboxSettings.model_validate({}))
 
     @field_validator("keys", mode="before")
     @classmethod

@@ -1,17 +1,19 @@
 """What a new store holds: the directories of the tree, a README, and one agent."""
 
+import contextlib
 import os
 
 from nexusfs.boot.kernel import Backing
 from nexusfs.contracts.audit import AuditLog
 from nexusfs.contracts.cred import KERNEL_CRED, Credentials
-from nexusfs.contracts.errors import NotFoundError
+from nexusfs.contracts.errors import ExistsError, NotFoundError
 from nexusfs.contracts.node import Change
 from nexusfs.fs.auditfs import AUDIT_DIR, AUDIT_NAME, AuditNode
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.syscalls import Syscalls
 
 DIRECTORIES = {"/bin": 0o755, "/etc": 0o755, "/home": 0o755, "/var": 0o755, "/var/log": 0o755}
+TMP_MODE = 0o1777
 
 ASSISTANT = b"""---
 name: assistant
@@ -67,6 +69,12 @@ async def populate(calls: Syscalls, cred: Credentials) -> None:
     await bound.write_file("/bin/assistant.md", ASSISTANT)
     await calls.sys_setattr(cred, "/bin/assistant.md", Change(mode=0o755))
     await bound.write_file("/README", README)
+
+
+async def make_tmp(calls: Syscalls, cred: Credentials) -> None:
+    """Makes /tmp, where tools keep what is too long for a reply; one that is there stays."""
+    with contextlib.suppress(ExistsError):
+        await calls.sys_mkdir(cred, "/tmp", TMP_MODE)
 
 
 async def mount_audit(calls: Syscalls, log: AuditLog, backing: Backing) -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import KernelError, NotDirectoryError, NotFoundError, UnavailableError
 from nexusfs.contracts.hooks import Identity
 from nexusfs.contracts.node import Node
+from nexusfs.contracts.sandbox import Programs
 from nexusfs.contracts.store import CallLog, Journal
 from nexusfs.contracts.tool import ToolContext
 from nexusfs.contracts.words import path_from_the_root
@@ -26,6 +27,7 @@ from nexusfs.fs.sysfs import SysFs
 from nexusfs.kernel.agentfile import load_installed
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.hooks import Hooks
+from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rights import may_use
 from nexusfs.kernel.proc.spawning import ProcSettings
 from nexusfs.kernel.proc.table import ProcessTable
@@ -35,6 +37,8 @@ from nexusfs.kernel.vfs.files import Vfs
 from nexusfs.kernel.vfs.mounts import MountTable
 from nexusfs.kernel.vfs.watch import Watch
 from nexusfs.services.metrics import render_metrics
+from nexusfs.services.sandbox.asker import Asker
+from nexusfs.services.sandbox.service import Sandboxes
 from nexusfs.services.tools.search import WalkSearch
 
 log = logging.getLogger(__name__)
@@ -65,6 +69,7 @@ class Kernel:
         mounts: one entry for each door of kind mount, for sys/mounts.
         gauges: numbers for sys/metrics and sys/sessions.
         models: what sys/models lists; set by the model service.
+        sandboxes: runs programs; None while that service is off.
     """
 
     config: Config
@@ -75,6 +80,7 @@ class Kernel:
     gauges: dict[str, Callable[[], float]] = field(default_factory=dict)
     models: Callable[[], list[dict[str, Any]]] = list
     on_reload: list[Callable[[Config], None]] = field(default_factory=list)
+    sandboxes: Sandboxes | None = None
 
     def __post_init__(self) -> None:
         """Wires the parts; nothing runs yet."""
@@ -167,8 +173,28 @@ class Kernel:
             key = f"{process.pid}-{process.started_ns:x}-{call_id}"
         return ToolContext(
             files, cwd, call_id, WalkSearch(files), self.config.tools.model_dump(),
-            self._mountpoints(), key,
+            self._mountpoints(), key, self._programs_of(cred, files, process, call_id),
         )  # fmt: skip
+
+    def _programs_of(
+        self, cred: Credentials, files: BoundSyscalls, process: Process | None, call_id: str
+    ) -> Programs | None:
+        if self.sandboxes is None:
+            return None
+        asker = Asker(cred, files, "", call_id, _shown_to_nobody, trio.sleep_forever)
+        if process is not None:
+            asker = replace(
+                asker, name=process.agent_id, show=process.show, ended=process.has_ended
+            )
+        return self.sandboxes.programs_of(asker)
+
+    def held_by_sandboxes_alone(self) -> bool:
+        """True when programs run over a mount that the host has no more."""
+        return self.sandboxes is not None and self.sandboxes.are_left_over()
+
+    def agent_of(self, host_pid: int) -> int:
+        """The agent that a thread of the host asks for; 0 for people, -1 when that is unknown."""
+        return self.sandboxes.callers.agent_of(host_pid) if self.sandboxes else 0
 
     def _mountpoints(self) -> tuple[str, ...]:
         return tuple(row["mountpoint"] for row in self.mounts)
@@ -203,6 +229,10 @@ class Kernel:
     def _sessions(self) -> bytes:
         flat = {name: value() for name, value in self.gauges.items()}
         return "".join(f"{name} {value:g}\n" for name, value in flat.items()).encode()
+
+
+def _shown_to_nobody(kind: str, **fields: Any) -> None:
+    """A person has no events_pipe."""
 
 
 def _json_lines(rows: list[dict[str, Any]]) -> bytes:

@@ -9,19 +9,19 @@ ROOT_UID = 0
 class Credentials:
     """Who is asking: user, groups, and the agent on whose behalf, if any.
 
-    Immutable by convention. `groups` and `session` are looked up at first use, because at
-    the mount they cost a file read or a system call, which most requests do not need.
+    Immutable by convention. `groups`, `session` and `agent_pid` are looked up at first use,
+    because at the mount they cost a file read or a system call, which most requests do not need.
+    Who keeps credentials beyond a request keeps `to_keep()`.
 
     Attributes:
         uid: POSIX user id.
         gid: primary group id.
-        agent_pid: pid of the agent that asks; 0 for people.
         host_pid: the calling thread in the host's process table; 0 when unknown.
         door: `fuse`, `python`, `agent`, `tool`, `kernel`.
     """
 
-    __slots__ = ("_groups", "_groups_of", "_session", "_session_of", "agent_pid", "door", "gid",
-                 "host_pid", "uid")  # fmt: skip
+    __slots__ = ("_agent_of", "_agent_pid", "_groups", "_groups_of", "_session", "_session_of",
+                 "door", "gid", "host_pid", "uid")  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each is a fact of its own
         self,
@@ -30,14 +30,15 @@ class Credentials:
         *,
         groups: frozenset[int] | Callable[[int], frozenset[int]] = frozenset(),
         session: int | Callable[[int], int] = 0,
-        agent_pid: int = 0,
+        agent_pid: int | Callable[[int], int] = 0,
         host_pid: int = 0,
         door: str = "python",
     ) -> None:
-        """`groups` and `session` are values, or functions of `host_pid` called once."""
+        """`groups`, `session` and `agent_pid`: values, or functions of `host_pid` called once."""
         self.uid = uid
         self.gid = gid
-        self.agent_pid = agent_pid
+        self._agent_pid = agent_pid if isinstance(agent_pid, int) else None
+        self._agent_of = agent_pid
         self.host_pid = host_pid
         self.door = door
         self._groups = groups if isinstance(groups, frozenset) else None
@@ -60,6 +61,22 @@ class Credentials:
             assert callable(self._session_of)
             self._session = self._session_of(self.host_pid)
         return self._session
+
+    @property
+    def agent_pid(self) -> int:
+        """Pid of the agent that asks; 0 for people.
+
+        -1 for a caller who may be an agent's process and cannot be told: that agent does not exist.
+        """
+        if self._agent_pid is None:
+            assert callable(self._agent_of)
+            self._agent_pid = self._agent_of(self.host_pid)
+        return self._agent_pid
+
+    def to_keep(self) -> "Credentials":
+        """These credentials, their agent looked up now: later the calling thread may be gone."""
+        _ = self.agent_pid
+        return self
 
     @property
     def is_root(self) -> bool:

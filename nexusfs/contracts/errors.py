@@ -11,13 +11,14 @@ KernelError
 ├── AccessError EACCES             ├── NotPermittedError EPERM
 ├── NotSpecError ENOEXEC           ├── BusyError EBUSY
 ├── BadFileError EBADF             ├── SeekError ESPIPE
-├── WouldBlockError EAGAIN         ├── InterruptedCallError EINTR
+├── WouldBlockError EAGAIN ── CapacityError
+├── InterruptedCallError EINTR
 ├── PipeClosedError EPIPE          ├── DisconnectedError ENOTCONN
 ├── TimeoutExpiredError ETIMEDOUT  ├── StaleError ESTALE
 ├── NoDataError ENODATA            ├── RangeError ERANGE
 ├── NoSpaceError ENOSPC            ├── QuotaError EDQUOT
 ├── ReadOnlyError EROFS            ├── TooManyLinksError EMLINK
-├── CorruptError EIO               ├── UnavailableError EOPNOTSUPP
+├── CorruptError EIO               ├── UnavailableError EOPNOTSUPP ── NoSandboxError
 ├── ToolFailedError EREMOTEIO
 └── ModelError EREMOTEIO (kind, retryable)
 """
@@ -149,6 +150,10 @@ class WouldBlockError(KernelError):
     errno = _errno.EAGAIN
 
 
+class CapacityError(WouldBlockError):
+    """As many as may run at once do: a refusal of the kernel's, not a tool's failure."""
+
+
 class InterruptedCallError(KernelError):
     """A signal ended the wait."""
 
@@ -225,6 +230,10 @@ class UnavailableError(KernelError):
     """The service is off or degraded, or this version does not have it."""
 
     errno = _errno.EOPNOTSUPP
+
+
+class NoSandboxError(UnavailableError):
+    """Nothing here can hold a program: a refusal of the kernel's, not a tool's failure."""
 
 
 class ToolFailedError(KernelError):

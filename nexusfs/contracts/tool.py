@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nexusfs.contracts.errors import InvalidError
 from nexusfs.contracts.node import DirEntry, Stat
+from nexusfs.contracts.sandbox import Programs
 
 DEFAULT_TIMEOUT_S = 30.0
 """Source: the reference runtime's tool_timeout."""
@@ -94,6 +95,7 @@ class ToolContext:
         mountpoints: where the shell sees the tree, for the errors of paths that start there.
         idempotency_key: names this call in all the world, and is the same when it is run again
             after a crash: to be handed to services that take such keys.
+        programs: runs programs in a sandbox; None where there is no such seam.
     """
 
     files: ToolFiles
@@ -103,6 +105,7 @@ class ToolContext:
     settings: dict[str, int] = field(default_factory=dict)
     mountpoints: tuple[str, ...] = ()
     idempotency_key: str = ""
+    programs: Programs | None = None
 
     def path(self, path: str) -> str:
         """`path` made absolute from cwd; `/nexus/…` is the same as `/…`.

@@ -6,13 +6,17 @@ from typing import Any
 
 from nexusfs.contracts.model import Usage
 from nexusfs.contracts.proc import KERNEL_PID
+from nexusfs.contracts.sandbox import SandboxKind
 from nexusfs.contracts.times import ns_of
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.process import Process
 
 
-def fields(process: Process) -> dict[str, Any]:
-    """What status shows, by key, in the order that is only ever appended to."""
+def fields(process: Process, sandbox: SandboxKind = "off") -> dict[str, Any]:
+    """What status shows, by key, in the order that is only ever appended to.
+
+    `sandbox` is what would hold a program of the agent.
+    """
     used = process.counts.usage
     return {
         "Name": process.agent_id,
@@ -30,7 +34,7 @@ def fields(process: Process) -> dict[str, Any]:
         "OutputTokens": used.output_tokens,
         "CostUSD": _cost(used),
         "Wchan": process.wchan,
-        "Sandbox": "none",
+        "Sandbox": sandbox,
         "Started": process.started_at,
         "Ended": process.ended_at,
         "ExitCode": "" if process.exit_code is None else process.exit_code,
@@ -40,16 +44,16 @@ def fields(process: Process) -> dict[str, Any]:
     }
 
 
-def status(process: Process) -> bytes:
+def status(process: Process, sandbox: SandboxKind = "off") -> bytes:
     """`Key:<tab>value` lines."""
-    return _lines(fields(process))
+    return _lines(fields(process, sandbox))
 
 
-def status_json(process: Process) -> bytes:
+def status_json(process: Process, sandbox: SandboxKind = "off") -> bytes:
     """The same for machines, and more."""
     used = process.counts.usage
     body = {
-        **{key.lower(): value for key, value in fields(process).items()},
+        **{key.lower(): value for key, value in fields(process, sandbox).items()},
         "state": str(process.state),
         "exitcode": process.exit_code,
         "costusd": used.cost_usd,

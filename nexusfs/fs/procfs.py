@@ -115,8 +115,9 @@ class ProcFs:
 
     def _agent_table(self) -> Table:
         table = Table(_owner_of, self._background)
-        table.text("status", PUBLIC, StatusNode)(render.status)
-        table.text("status.json", PUBLIC)(render.status_json)
+        processes = self._calls.processes
+        table.text("status", PUBLIC, StatusNode)(lambda p: render.status(p, processes.sandbox))
+        table.text("status.json", PUBLIC)(lambda p: render.status_json(p, processes.sandbox))
         table.text("spec", PRIVATE)(render.spec)
         self._add_controls(table)
         table.log("stdout", PRIVATE, lambda p: p.stdout)
@@ -313,4 +314,4 @@ def _owner_of(process: Process) -> Owner:
 
 
 def _pid_text(pid: int | None) -> bytes | None:
-    return b"%d" % pid if pid else None
+    return b"%d" % pid if pid and pid > 0 else None

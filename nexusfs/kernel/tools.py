@@ -9,9 +9,11 @@ import trio
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
+    CapacityError,
     DisconnectedError,
     ExistsError,
     KernelError,
+    NoSandboxError,
     TimeoutExpiredError,
     UnknownToolError,
 )
@@ -22,6 +24,9 @@ from nexusfs.kernel.arguments import validate_arguments_async
 from nexusfs.kernel.hooks import Hooks
 
 log = logging.getLogger(__name__)
+
+_REFUSALS = (CapacityError, DisconnectedError, NoSandboxError, TimeoutExpiredError)
+"""What the caller gets as it is, with its errno, for the tool did not fail by itself."""
 
 
 class ToolTable:
@@ -80,6 +85,7 @@ class ToolTable:
             UnknownToolError: ENOENT.
             InvalidError: EINVAL, the arguments do not fit the schema.
             TimeoutExpiredError: ETIMEDOUT, over the tool's timeout; the call was cancelled.
+            NoSandboxError, CapacityError: EOPNOTSUPP, EAGAIN, a program of it may not run now.
 
         A tool that fails gives a result with `error` set, whatever it raised. Suspends for as
         long as the tool runs; cancelling cancels the tool.
@@ -97,7 +103,7 @@ class ToolTable:
         error: str | None = None
         try:
             output, error = await self._run(tool, context, arguments)
-        except (DisconnectedError, TimeoutExpiredError) as exc:
+        except _REFUSALS as exc:
             failure, error = exc, str(exc)
         duration_ms = (time.perf_counter() - started) * 1000
         if told is not None:
@@ -119,7 +125,7 @@ class ToolTable:
     async def _run(
         self, tool: Tool, context: ToolContext, arguments: dict[str, Any]
     ) -> tuple[str | bytes, str | None]:
-        """(output, error) of a call. DisconnectedError, TimeoutExpiredError."""
+        """(output, error) of a call. Raises what is in _REFUSALS."""
         self.running += 1
         try:
             with trio.move_on_after(tool.timeout_s) as limit:
@@ -128,7 +134,7 @@ class ToolTable:
             raise TimeoutExpiredError(
                 f"{tool.name} took over {tool.timeout_s:g} s and was cancelled"
             )
-        except (DisconnectedError, TimeoutExpiredError):
+        except _REFUSALS:
             raise
         except trio.TooSlowError:
             return "", "it gave up waiting for something of its own"

@@ -9,13 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import agents, files, in_process, measures
+from tests.bench import agents, files, in_process, measures, sandbox
 from tests.bench.rivals import bench, filesystem
 from tests.bench.rows import Row
 
 WIDTH = 120
 """Characters of the table in a file or a pipe."""
-MEASURES = measures.MEASURES | files.MEASURES | in_process.MEASURES | agents.MEASURES
+MEASURES = (
+    measures.MEASURES | files.MEASURES | in_process.MEASURES | agents.MEASURES | sandbox.MEASURES
+)
 
 
 def main(names: list[str]) -> None:

@@ -25,7 +25,7 @@ fuzz = settings(
     max_examples=EXAMPLES, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
-TOOLS = ("read_file", "write_file", "edit_file", "list_dir", "glob", "grep")
+TOOLS = ("read_file", "write_file", "edit_file", "list_dir", "glob", "grep", "exec", "python")
 SPEC_KEYS = (
     "agent", "name", "description", "model", "fallback_models", "instructions", "task", "tools",
     "disallowed_tools", "max_turns", "model_settings", "mode", "life", "zone", "cwd", "labels",
@@ -33,7 +33,7 @@ SPEC_KEYS = (
 )  # fmt: skip
 ARGUMENTS = (
     "path", "content", "old", "new", "replace_all", "pattern", "offset", "limit", "column",
-    "include", "depth",
+    "include", "depth", "command", "script", "cwd", "stdin", "timeout_s",
 )  # fmt: skip
 WORDS = (
     "offline/echo", "offline/demo", "offline/", "assistant", "nobody", "/", "/README", "..",

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from tests.torture.agents import PARTS as AGENT_PARTS
+from tests.torture.escapes import escapes
 from tests.torture.fio import fio
 from tests.torture.fsx import fsx
 from tests.torture.kills import kills
@@ -31,6 +32,7 @@ PARTS: dict[str, Part] = {
     "kills": kills,
     "powercut": powercut,
     "garble": garble,
+    "escapes": escapes,
     **AGENT_PARTS,
 }
 

@@ -224,7 +224,7 @@ def test_the_wait_channels_are_those_of_the_code() -> None:
 
 def test_the_events_are_those_that_the_code_records() -> None:
     recorded = set(re.findall(r'\brecord\(\s*"(\w+)"', SOURCE))
-    live = set(re.findall(r'"type": "(\w+)", "text"', SOURCE))
+    live = set(re.findall(r'\bshow\(\s*"(\w+)"', SOURCE))
 
     assert set(rows("Events")) == recorded | live
 

@@ -317,6 +317,11 @@ class Process:
             self._ending = Log(closed=self.state.ended)
         return self._ending
 
+    async def has_ended(self) -> None:
+        """Suspends until the process has ended. Cancelling has no effect."""
+        while not self.state.ended:
+            await self.ending.changed()
+
     def close_streams(self) -> None:
         """Ends all streams and wakes all who wait for the end."""
         for log in (self._stdout, self._messages, self._events, self.ending):
@@ -369,8 +374,11 @@ class Process:
     def say(self, text: str) -> None:
         """A piece of live model text."""
         self.stdout.push_live(text.encode("utf-8", "replace"))
-        delta = {"time": now_iso(), "type": "text_delta", "text": text}
-        self.events.push_live(line_of(delta) + b"\n")
+        self.show("text_delta", text=text)
+
+    def show(self, kind: str, **fields: Any) -> None:
+        """A line of events_pipe that lives until the next event is recorded; not journaled."""
+        self.events.push_live(line_of({"time": now_iso(), "type": kind, **fields}) + b"\n")
 
     def unsay(self) -> None:
         """Takes the live text back."""

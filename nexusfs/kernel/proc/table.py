@@ -31,6 +31,7 @@ from nexusfs.contracts.proc import (
     ProcState,
     Program,
 )
+from nexusfs.contracts.sandbox import SandboxKind
 from nexusfs.contracts.store import Journal
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
@@ -72,6 +73,7 @@ class ProcessTable(Spawning):
         self.check_spec: Callable[[Credentials, AgentSpec], None] = lambda _cred, _spec: None
         self.on_remove: Callable[[int], None] = _told_nobody
         self.off = ""
+        self.sandbox: SandboxKind = "off"
         self._processes: dict[int, Process] = {}
         self._retired: dict[int, Process] = {}
         self._by_key: dict[tuple[int, str], int] = {}

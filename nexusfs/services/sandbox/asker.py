@@ -1,0 +1,28 @@
+"""Who wants programs run in a sandbox, and who is told of them."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from nexusfs.contracts.cred import Credentials
+from nexusfs.kernel.bound import BoundSyscalls
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """One caller of the tools that run programs.
+
+    Attributes:
+        cred: whose rights the programs have; its agent is who asks when they use the mount.
+        files: the same caller's files.
+        name: the agent's name, whose /home/<name> is HOME where it exists; empty for people.
+        call_id: the call that runs them.
+        show: takes a kind and fields of a line for `events_pipe`.
+        ended: suspends until the agent has ended; for ever for people.
+    """
+
+    cred: Credentials
+    files: BoundSyscalls
+    name: str
+    call_id: str
+    show: Callable[..., None]
+    ended: Callable[[], Awaitable[None]]
