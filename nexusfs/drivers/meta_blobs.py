@@ -3,7 +3,8 @@
 The life of a blob: it is put, an extent names it, extents stop naming it: dead. The next flush
 stores that it is dead, then frees its space (from its beginning on it is doomed: nobody may name
 it again), and the flush after that deletes its row. Losing all of this in a crash is harmless:
-rows of dead blobs are found at open.
+rows of dead blobs are found at open. Whether their space was freed nobody knows then, so they are
+doomed at once.
 """
 
 from collections.abc import Callable, Iterable
@@ -43,10 +44,8 @@ class BlobNames:
         self._doomed: dict[BlobKey, BlobRef] = {}
         self._forgotten: set[BlobKey] = set()
         self._forgetting: set[BlobKey] = set()
+        self._left = {_key(ref): ref for ref in dead}
         self.dead_bytes = 0
-        for ref in dead:
-            self._known[_key(ref)] = _Named(ref, 0)
-            self._die(_key(ref), ref)
 
     def find(self, digest: bytes, algorithm: str) -> BlobRef | None:
         """A blob of these bytes that may be named."""
@@ -97,7 +96,7 @@ class BlobNames:
     @property
     def unstored(self) -> bool:
         """True when a flush has something to do."""
-        return bool(self._changed or self._dead or self._forgotten)
+        return bool(self._changed or self._dead or self._left or self._forgotten)
 
     def take(self) -> tuple[list[tuple[BlobRef, int]], list[BlobKey], list[BlobRef]]:
         """Rows to store, rows to delete, and the blobs whose space to free after that."""
@@ -111,14 +110,16 @@ class BlobNames:
         self._changed.clear()
         self._forgotten = set()
         self._doomed = doomed
-        return rows, list(self._forgetting), list(doomed.values())
+        freed = [*doomed.values(), *self._left.values()]
+        return rows, list(self._forgetting), freed
 
     def taken(self, *, failed: bool) -> None:
         """Ends what `take` began; `failed` when nothing was stored and nothing freed."""
         doomed, self._doomed = self._doomed, {}
         self._forgetting = set()
         if not failed:
-            self._forgotten |= doomed.keys()
+            self._forgotten |= doomed.keys() | self._left.keys()
+            self._left = {}
             return
         for key, ref in doomed.items():
             self._known.setdefault(key, _Named(ref, 0))
@@ -146,7 +147,8 @@ class BlobNames:
 
     def _is_gone(self, key: BlobKey) -> bool:
         """True when the row that is stored says of a blob what is not true any more."""
-        return key in self._doomed or key in self._forgotten or key in self._forgetting
+        absent = (self._left, self._doomed, self._forgotten, self._forgetting)
+        return any(key in keys for keys in absent)
 
     def _die(self, key: BlobKey, ref: BlobRef) -> None:
         self._dead[key] = ref

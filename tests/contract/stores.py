@@ -5,9 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nexusfs.contracts.errors import (
-    KernelError,
-)
+from nexusfs.contracts.errors import CorruptError, KernelError
 from nexusfs.contracts.node import NewNode
 from nexusfs.contracts.store import SIZE_MAX, BlobRef, Extent, Store
 
@@ -44,3 +42,10 @@ def errno_name(call: Callable[[], object]) -> type[KernelError]:
     with pytest.raises(KernelError) as caught:
         call()
     return type(caught.value)
+
+
+def is_gone(store: Store, ref: BlobRef) -> bool:
+    """True when nobody can find the blob, and its bytes are not there."""
+    with pytest.raises(CorruptError):
+        store.blobs.get(ref)
+    return store.meta.find_blob(ref.digest, ref.algorithm) is None
