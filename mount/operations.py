@@ -66,12 +66,12 @@ class Operations(pyfuse3.Operations):
         That an ordinary name is absent, Linux may believe for as long as that one is there.
         """
         parent = self.inodes.get(parent_inode)
-        try:
-            node, st = await self._calls.sys_lookup(self._cred(ctx), At(parent, name))
-        except NotFoundError:
+        found = await self._calls.sys_find(self._cred(ctx), At(parent, name))
+        if found is None:
             if parent.control:
-                raise
+                raise NotFoundError("no such control file")
             return convert.absent(parent)
+        node, st = found
         return convert.entry(self.inodes.add(node), st)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:

@@ -58,7 +58,11 @@ class Attr(Stat):
 
     def unlinked(self, now_ns: int) -> "Attr":
         """With one name less; a directory has no link left."""
-        return self.changed(nlink=0 if self.is_dir else self.nlink - 1, ctime_ns=now_ns)
+        return Attr(
+            self.ino, self.mode, 0 if self.is_dir else self.nlink - 1, self.uid, self.gid,
+            self.size, self.atime_ns, self.mtime_ns, now_ns, self.rdev, self.blocks, self.used,
+            self.parent, self.target,
+        )  # fmt: skip
 
 
 def blocks_of(used: int) -> int:

@@ -119,6 +119,13 @@ class Body:
             removed += self._carve(self._windows[index], start, stop)
         return removed
 
+    def unname_all(self) -> None:
+        """Lets go of every blob, before the file is forgotten. Everything must be loaded."""
+        for window in self._windows.values():
+            for extent in window:
+                if extent.blob is not None:
+                    self._names.unname(extent.blob)
+
     def swap(self, run: list[Extent], blob: BlobRef) -> bool:
         """Makes a run of inline extents that touch one extent of a blob with their bytes.
 

@@ -234,9 +234,8 @@ class TreeState:
         """Removes an inode with its content and extended attributes."""
         attr = self.attr(ino)
         if attr.is_file and attr.used:
-            body = self.body(ino)
-            body.load(0, SIZE_MAX)
-            body.carve(0, SIZE_MAX)
+            self.load_content(attr)
+            self.body(ino).unname_all()
         del self._attrs[ino]
         self._bodies.pop(ino, None)
         self._xattrs.pop(ino, None)

@@ -182,11 +182,11 @@ class LocalStore:
     def backlog(self) -> float:
         """How much waits to be flushed: 0 nothing, 1 as much as is good."""
         ops = self._ops
-        return max(
-            ops.pending_bytes / BACKLOG_BYTES,
-            (ops.number - ops.turned_at) / BACKLOG_RECORDS,
-            self._state.blobs.dead_bytes / DEAD_BYTES,
-        )
+        share = ops.pending_bytes / BACKLOG_BYTES
+        records = (ops.number - ops.turned_at) / BACKLOG_RECORDS
+        dead = self._state.blobs.dead_bytes / DEAD_BYTES
+        share = max(share, records)
+        return dead if dead > share else share  # `max` takes twice as long, and all calls ask.
 
     def begin_sync(self) -> LocalTicket:
         """Starts a round that covers everything acknowledged so far."""

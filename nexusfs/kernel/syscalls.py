@@ -29,7 +29,7 @@ from nexusfs.contracts.errors import (
     errno_of,
 )
 from nexusfs.contracts.hooks import RefusalContext
-from nexusfs.contracts.node import Change, DirEntry, File, Node, Stat, StatFs, Where
+from nexusfs.contracts.node import At, Change, DirEntry, File, Node, Stat, StatFs, Where
 from nexusfs.contracts.proc import ExitStatus, ProcessInfo
 from nexusfs.contracts.tool import Tool, ToolResult
 from nexusfs.kernel import permission
@@ -81,6 +81,12 @@ class Syscalls:
         """The node of `where` and its attributes; a last symlink is not followed."""
         node = await self.vfs.walker.node(cred, where, follow=False)
         return node, await node.stat()
+
+    @syscall
+    async def sys_find(self, cred: Credentials, at: At) -> tuple[Node, Stat] | None:
+        """As `sys_lookup` of one name, but None for one that does not exist: cheaper."""
+        node = await self.vfs.walker.find(cred, at.parent, at.name)
+        return None if node is None else (node, await node.stat())
 
     @syscall
     async def sys_stat(self, cred: Credentials, where: Where, *, follow: bool = True) -> Stat:

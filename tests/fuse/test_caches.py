@@ -244,7 +244,7 @@ def test_a_mapped_file_shows_what_a_tool_wrote_over_it(mnt: Path) -> None:
 def lookups(mnt: Path) -> float:
     """How often Linux asked for a name."""
     for line in (mnt / "sys/metrics").read_text().splitlines():
-        if line.startswith('nexusfs_syscalls_total{call="sys_lookup"}'):
+        if line.startswith('nexusfs_syscalls_total{call="sys_find"}'):
             return float(line.split()[-1])
     return 0.0
 
