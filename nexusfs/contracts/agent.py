@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from nexusfs.contracts.errors import InvalidError, UnavailableError
 from nexusfs.contracts.model import Message
+from nexusfs.contracts.rights import Delegation, Grant, names_of
 from nexusfs.contracts.words import nearest
 
 DEFAULT_MAX_TURNS = 20
@@ -20,7 +21,7 @@ DEFAULT_CONTEXT_TOKENS = 128_000
 """Source: the reference runtime's max_context_tokens."""
 
 LATER_FIELDS = frozenset({
-    "delegate", "paths", "limits", "mcp_servers", "mcpServers", "permission_mode",
+    "limits", "mcp_servers", "mcpServers", "permission_mode",
 })  # fmt: skip
 """Fields of the contract that this version does not enforce: refused, never silently accepted."""
 
@@ -79,6 +80,12 @@ class AgentSpec(BaseModel):
     disallowed_tools: tuple[str, ...] = Field(
         (), validation_alias=AliasChoices("disallowed_tools", "disallowedTools")
     )
+    paths: tuple[Grant, ...] | None = Field(
+        None, max_length=100, description="what it may read and write; absent = inherit"
+    )
+    delegate: Delegation | None = Field(
+        None, description="what it may hand on; absent = what it may use"
+    )
     max_turns: int = Field(
         DEFAULT_MAX_TURNS, ge=1, le=10_000, validation_alias=AliasChoices("max_turns", "maxTurns")
     )
@@ -115,12 +122,12 @@ class AgentSpec(BaseModel):
     @field_validator("tools", "disallowed_tools", "fallback_models", mode="before")
     @classmethod
     def _comma_string(cls, value: object) -> object:
-        """`Read, Grep` and ["Read", "Grep"] are the same list."""
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        if not isinstance(value, list | tuple | None):
-            raise ValueError("write a list of names, or one text with commas")
-        return value if value is None else tuple(value)
+        return names_of(value)
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("tools", "disallowed_tools", mode="after")
     @classmethod

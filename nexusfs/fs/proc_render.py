@@ -67,12 +67,12 @@ def status_json(process: Process, sandbox: SandboxKind = "off") -> bytes:
         "metadata": process.spec.metadata,
         "warnings": list(process.warnings),
     }
-    return _json(body)
+    return as_json(body)
 
 
 def spec(process: Process) -> bytes:
     """The effective spec as it can be spawned again."""
-    return _json(process.spec.to_dict())
+    return as_json(process.spec.to_dict())
 
 
 def exit_line(process: Process) -> bytes | None:
@@ -139,5 +139,6 @@ def _lines(pairs: dict[str, Any]) -> bytes:
     return "".join(f"{key}:\t{value}\n" for key, value in pairs.items()).encode("utf-8", "replace")
 
 
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """A value as people read JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"

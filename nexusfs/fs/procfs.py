@@ -150,6 +150,17 @@ class ProcFs:
             lambda p, cred: self._calls.processes.check_listens(cred, p.pid),
         )
         control(table, "stdin", 0o600, stdin)
+        grants = Control(
+            frozenset({"object"}), self._restrict, self._grants, lambda p: f"/proc/{p.pid}/grants"
+        )
+        control(table, "grants", 0o600, grants)
+
+    def _grants(self, process: Process) -> bytes:
+        return render.as_json(process.rights.shown(self._calls.tools.all_names()))
+
+    async def _restrict(self, process: Process, cred: Credentials, request: Request) -> bytes:
+        await self._calls.sys_proc_restrict(cred, process.pid, request.value)
+        return self._grants(process)
 
     async def _stdin(self, process: Process, cred: Credentials, request: Request) -> bytes:
         text = _text(request.data).removesuffix("\n")

@@ -38,6 +38,7 @@ from nexusfs.kernel.gate import Gate, syscall
 from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.tools import ToolTable
 from nexusfs.kernel.vfs.files import Descriptors, DirFile, Listed, Vfs
+from nexusfs.kernel.vfs.guard import LOOK
 
 READ_SIZE_MAX = 16 << 20
 """Bytes of one read; more is a short read, so that no caller makes the kernel allocate at will."""
@@ -99,7 +100,7 @@ class Syscalls:
     ) -> Stat:
         """Sets attributes and returns the new ones. EPERM, EACCES as chmod(2) and its kin."""
         await self.vfs.admit()
-        node = await self.vfs.walker.node(cred, where, follow=follow)
+        node = await self.vfs.walker.node(cred, where, follow=follow, need=os.W_OK)
         return await self.vfs.setattr(cred, node, change)
 
     @syscall
@@ -110,6 +111,7 @@ class Syscalls:
         """
         await self.vfs.admit()
         file = self.descriptors.get(fd)
+        await self.vfs.walker.guard.recheck(file, os.W_OK)
         if change.size is None:
             return await self.vfs.setattr(cred, file.node, change)
         if file.flags & os.O_ACCMODE == os.O_RDONLY:
@@ -119,7 +121,11 @@ class Syscalls:
     @syscall
     async def sys_access(self, cred: Credentials, where: Where, mask: int) -> bool:
         """True when the caller may (os.R_OK | W_OK | X_OK); ENOENT when there is nothing."""
-        node = await self.vfs.walker.node(cred, where)
+        node, within = await self.vfs.walker.reach(cred, where)
+        try:
+            await self.vfs.walker.guard.check(cred, node, mask or LOOK, within)
+        except AccessError:
+            return False
         return permission.may(cred, await node.stat(), mask)
 
     @syscall
@@ -131,7 +137,7 @@ class Syscalls:
     @syscall
     async def sys_readdir(self, cred: Credentials, where: Where) -> list[DirEntry]:
         """All names of a directory but . and .. ."""
-        node = await self.vfs.walker.node(cred, where)
+        node = await self.vfs.walker.node(cred, where, need=os.R_OK)
         st = await node.stat()
         if not st.is_dir:
             raise NotDirectoryError("not a directory")
@@ -199,7 +205,8 @@ class Syscalls:
     @syscall
     async def sys_getxattr(self, cred: Credentials, where: Where, name: bytes) -> bytes:
         """One extended attribute. ENODATA; EOPNOTSUPP for namespaces other than user."""
-        return await self.vfs.getxattr(cred, await self.vfs.walker.node(cred, where), name)
+        node = await self.vfs.walker.node(cred, where, need=os.R_OK)
+        return await self.vfs.getxattr(cred, node, name)
 
     @syscall
     async def sys_setxattr(
@@ -207,7 +214,8 @@ class Syscalls:
     ) -> None:
         """Sets one extended attribute. EPERM, EOPNOTSUPP, ERANGE, ENOSPC."""
         await self.vfs.admit()
-        await self.vfs.setxattr(cred, await self.vfs.walker.node(cred, where), name, value)
+        node = await self.vfs.walker.node(cred, where, need=os.W_OK)
+        await self.vfs.setxattr(cred, node, name, value)
 
     @syscall
     async def sys_listxattr(self, cred: Credentials, where: Where) -> list[bytes]:
@@ -218,7 +226,8 @@ class Syscalls:
     async def sys_removexattr(self, cred: Credentials, where: Where, name: bytes) -> None:
         """Removes one extended attribute. ENODATA."""
         await self.vfs.admit()
-        await self.vfs.setxattr(cred, await self.vfs.walker.node(cred, where), name, None)
+        node = await self.vfs.walker.node(cred, where, need=os.W_OK)
+        await self.vfs.setxattr(cred, node, name, None)
 
     # -- open files
 
@@ -245,6 +254,8 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_WRONLY:
             raise BadFileError("the file was opened for writing only")
+        if file.cred.agent_pid:
+            await self.vfs.walker.guard.recheck(file, os.R_OK)
         return await self.vfs.read(file, min(size, READ_SIZE_MAX), offset)
 
     @syscall
@@ -253,6 +264,8 @@ class Syscalls:
         file = self.descriptors.get(fd)
         if file.flags & os.O_ACCMODE == os.O_RDONLY:
             raise BadFileError("the file was opened for reading only")
+        if file.cred.agent_pid:
+            await self.vfs.walker.guard.recheck(file, os.W_OK)
         if not file.node.control:
             await self.vfs.admit()
         return await self.vfs.write(file, data, offset)
@@ -364,6 +377,12 @@ class Syscalls:
             self.processes.nice(cred, pid, value)
 
     @syscall
+    async def sys_proc_restrict(self, cred: Credentials, pid: int, cut: dict[str, Any]) -> None:
+        """Cuts an agent's rights and those of its descendants. See `Verbs.restrict`."""
+        with self._watching(cred, "restrict", pid):
+            self.processes.restrict(cred, pid, cut)
+
+    @syscall
     async def sys_proc_send(self, cred: Credentials, pid: int, text: str) -> None:
         """A message for the agent's next turn. EPIPE when it has ended."""
         with self._watching(cred, "send", pid):
@@ -427,8 +446,7 @@ class Syscalls:
         try:
             return await self.tools.dispatch(cred, name, arguments, call_id)
         except KernelError as exc:
-            denied = isinstance(exc, UnknownToolError) and name in self.tools.all_names()
-            self._refused(cred, "dispatch", name, AccessError(f"denied: {name}") if denied else exc)
+            self._refused(cred, "dispatch", name, exc)
             raise
         finally:
             await self.vfs.watch.settled()

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from errno import EACCES
 from typing import Any
 
 import trio
@@ -17,7 +18,7 @@ from nexusfs.contracts.errors import (
     TimeoutExpiredError,
     UnknownToolError,
 )
-from nexusfs.contracts.hooks import DispatchContext, Identity
+from nexusfs.contracts.hooks import DispatchContext, Identity, RefusalContext
 from nexusfs.contracts.tool import Tool, ToolContext, ToolResult, new_call_id
 from nexusfs.contracts.words import nearest
 from nexusfs.kernel.arguments import validate_arguments_async
@@ -69,11 +70,22 @@ class ToolTable:
     def get(self, cred: Credentials, name: str) -> Tool:
         """The tool. UnknownToolError ENOENT, naming the nearest, also for one that is denied."""
         tool = self._tools.get(name)
-        if tool is None or not self._allowed(cred, name):
+        if tool is not None and not self._allowed(cred, name):
+            self._tell_denied(cred, name)
+            tool = None
+        if tool is None:
             near = nearest(name, self.names(cred))
             hint = f"did you mean {near!r}?" if near else "ls dispatch lists what there is"
             raise UnknownToolError(f"no tool {name!r}: {hint}")
         return tool
+
+    def _tell_denied(self, cred: Credentials, name: str) -> None:
+        """Tells hooks that somebody asked for a tool which is there, but not for him."""
+        if self._hooks.on("refused"):
+            who = self._identity(cred)
+            self._hooks.now(
+                "refused", RefusalContext(*who, "dispatch", name, EACCES, f"denied: {name}")
+            )
 
     async def dispatch(
         self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None,

@@ -174,7 +174,7 @@ def check_finished(process: Process, script: Script) -> None:
 def view(process: Process) -> dict[str, Any]:
     """All that the journal is to keep of a process."""
     names = (
-        "pid", "parent_pid", "agent_id", "installed", "spec", "rights", "state", "counts", "turns",
+        "pid", "parent_pid", "agent_id", "installed", "spec", "state", "counts", "turns",
         "transcript", "started_at", "ended_at", "started_ns", "exit_code", "reason", "result",
         "warnings", "dropped",
     )  # fmt: skip

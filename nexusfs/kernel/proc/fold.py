@@ -8,6 +8,7 @@ from pydantic_core import to_json
 
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import ProcState
+from nexusfs.kernel.proc.caveats import Caveat
 
 if TYPE_CHECKING:
     from nexusfs.kernel.proc.process import Process
@@ -53,12 +54,26 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
     process.started_at = event["time"]
     process.started_ns = event["time_ns"]
     process.state = ProcState.RUNNING
+    process.rights.caveats = caveats_of(event["caveats"])
     restored = event.get("restored")
     if restored is not None:
         _restored(process, restored)
     task = event["task"] if restored is not None else process.spec.task
     if task:
         process.mail.append(task)
+
+
+def caveats_of(said: list[Any]) -> tuple[Caveat, ...]:
+    """Caveats as events keep them."""
+    return tuple(map(Caveat.of_json, said))
+
+
+def _restrict(process: "Process", event: dict[str, Any]) -> None:
+    process.rights.add(Caveat.of_json(event["caveat"]))
+
+
+def _reaped(process: "Process", event: dict[str, Any]) -> None:
+    process.reaped = True
 
 
 def _restored(process: "Process", state: dict[str, Any]) -> None:
@@ -173,6 +188,8 @@ FOLDS: dict[str, Callable[["Process", dict[str, Any]], None]] = {
     "nice": _nice,
     "warning": _warning,
     "adopted": _adopted,
+    "restrict": _restrict,
+    "reaped": _reaped,
     "interrupted": _dropped,
     "model_error": _dropped,
     "resume": _resume,

@@ -4,10 +4,9 @@ Concurrency: everything here runs in the trio thread, and nothing suspends but t
 methods that say so; between suspensions the fields agree with the journal.
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,39 +15,25 @@ from pydantic_core import to_json
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError, NoProcessError
+from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
 from nexusfs.contracts.times import ns_of
 from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
+from nexusfs.kernel.proc.caveats import Rights
 from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
-from nexusfs.kernel.proc.rights import Rights
-from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
-from nexusfs.kernel.sched import Slots
+from nexusfs.kernel.proc.scopes import Resting, Turn
+from nexusfs.kernel.proc.steps import Host, Steps
 
 log = logging.getLogger(__name__)
 
 
+AFTER_THE_END = ("state", "reaped", "settled")
+"""Events that an ended process may still have."""
+
 NO_CHILDREN: frozenset[int] = frozenset()
 """What the many without children share: an empty set has 216 bytes."""
-
-
-async def _on_disk_already() -> None:
-    """A process without a journal on disk has nothing to wait for."""
-
-
-@dataclass(slots=True)
-class Host:
-    """What all processes of a table share.
-
-    Attributes:
-        slots: of model calls.
-        on_disk: returns when everything journaled so far is on disk.
-    """
-
-    slots: Slots = field(default_factory=Slots)
-    on_disk: Callable[[], Awaitable[None]] = _on_disk_already
 
 
 @dataclass
@@ -60,22 +45,20 @@ class Counts:
     usage: Usage = field(default_factory=Usage)
 
 
-class Process:
+class Process(Steps):
     """One agent. See `contracts.proc.ProgramProcess` for what its program may do with it."""
 
     __slots__ = (
         "_append",
         "_changed_at_ns",
         "_ending",
-        "_errands",
         "_events",
-        "_go",
         "_mail_waiter",
         "_messages",
         "_stdout",
         "_transcript",
-        "_turn",
         "_unread",
+        "above",
         "agent_id",
         "asked_again",
         "begun",
@@ -83,35 +66,27 @@ class Process:
         "children",
         "closing",
         "counts",
-        "cred",
         "dropped",
         "ended_at",
         "exit_code",
-        "halting",
-        "host",
+        "heirs",
         "installed",
         "intents",
         "kept_from",
         "mail",
         "nice",
-        "open",
         "parent_pid",
-        "pid",
+        "reaped",
         "reason",
-        "resting",
         "result",
-        "rights",
         "rounds",
-        "scope",
         "spec",
         "started_at",
         "started_ns",
-        "state",
         "summary",
         "trouble",
         "turns",
         "version",
-        "waits",
         "warnings",
     )  # fmt: skip
 
@@ -127,7 +102,10 @@ class Process:
         self.spec = spec
         self.agent_id = spec.name or spec.agent or f"agent-{pid}"
         self.installed = spec.agent
-        self.rights: Rights = ()
+        self.rights = Rights(pid)
+        self.above: Process | None = None
+        self.heirs = 0
+        self.reaped = False
         self.state = ProcState.CREATED
         self.children: frozenset[int] | set[int] = NO_CHILDREN
         self.counts = Counts()
@@ -167,6 +145,13 @@ class Process:
             self.children = set()
         assert isinstance(self.children, set)
         self.children.add(pid)
+
+    def be_born_of(self, parent: "Process | None") -> None:
+        """Says who spawned it, for good: what binds that one binds this one, adopted or not."""
+        self.above = parent
+        if parent is not None:
+            parent.heirs += 1
+            self.rights.hang_below(parent.rights)
 
     def drop_child(self, pid: int) -> None:
         """Forgets a child."""
@@ -223,7 +208,7 @@ class Process:
         Raises:
             DisconnectedError: ENOTCONN, the process has ended: nothing happens to it any more.
         """
-        if self.state.ended and kind != "state":
+        if self.state.ended and kind not in AFTER_THE_END:
             raise DisconnectedError(f"process {self.pid} has ended")
         self._read()  # before a line is added that it would read too
         event = {"time": now_iso(), "type": kind, **fields}
@@ -301,6 +286,7 @@ class Process:
             "turns": self.turns, "model_calls": self.counts.model_calls,
             "tool_calls": self.counts.tool_calls, "input_tokens": used.input_tokens,
             "output_tokens": used.output_tokens, "cost_usd": used.cost_usd,
+            "caveats": [caveat.to_json() for caveat in self.rights.caveats],
         }  # fmt: skip
 
     def info(self) -> ProcessInfo:
@@ -368,110 +354,3 @@ class Process:
         while self.mail:
             self.record("input", message={"role": "user", "content": self.mail[0]})
         return count
-
-    # -- the running program
-
-    def say(self, text: str) -> None:
-        """A piece of live model text."""
-        self.stdout.push_live(text.encode("utf-8", "replace"))
-        self.show("text_delta", text=text)
-
-    def show(self, kind: str, **fields: Any) -> None:
-        """A line of events_pipe that lives until the next event is recorded; not journaled."""
-        self.events.push_live(line_of({"time": now_iso(), "type": kind, **fields}) + b"\n")
-
-    def unsay(self) -> None:
-        """Takes the live text back."""
-        self.stdout.drop_live()
-        self.events.drop_live()
-
-    async def pause_point(self) -> None:
-        """Suspends while the process is paused.
-
-        Raises:
-            DisconnectedError: ENOTCONN, the kernel is going: no further step begins.
-        """
-        while self.state is ProcState.PAUSED and not self.halting:
-            self._go = trio.Event()
-            with Resting(self):
-                await self._go.wait()
-        if self.halting:
-            raise DisconnectedError("the kernel is going")
-
-    def halt(self) -> None:
-        """Lets the step under way settle and no other begin; what rests ends at once."""
-        self.halting = True
-        if self.resting:
-            self.scope.cancel()
-
-    async def on_disk(self) -> None:
-        """Returns when everything journaled so far is on disk."""
-        await self.host.on_disk()
-
-    def model_slot(self) -> ModelSlot:
-        """A model slot for the block; wchan `slot` until there is one."""
-        return ModelSlot(self)
-
-    def resume(self) -> None:
-        """Frees a program that waits at its pause point."""
-        if self._go is not None:
-            self._go.set()
-
-    def waiting_for(self, what: str) -> "Waiting":
-        """Shows `what` in wchan while entered."""
-        return Waiting(self, what)
-
-    @contextlib.contextmanager
-    def errand(self) -> Iterator[None]:
-        """A block in which somebody else does something in the name of this process.
-
-        NoProcessError ESRCH when the process has ended, or ends meanwhile: the block is cut off.
-        """
-        scope = trio.CancelScope()
-        if not self.state.ended:
-            self._errands = self._errands or set()
-            self._errands.add(scope)
-            try:
-                with scope:
-                    yield
-            finally:
-                self._errands.discard(scope)
-            if not scope.cancelled_caught:
-                return
-        raise NoProcessError(f"agent {self.pid} has ended: its tools are gone")
-
-    def cancel(self) -> None:
-        """Cuts off the program, and all that is done in the name of the process."""
-        self.scope.cancel()
-        for scope in self._errands or ():
-            scope.cancel()
-
-    def turn_scope(self) -> "Turn":
-        """One turn, which `interrupt` can drop."""
-        self._turn = Turn(self)
-        return self._turn
-
-    def interrupt(self) -> None:
-        """Drops the current turn. BusyError EBUSY when there is none."""
-        if self._turn is None:
-            raise BusyError(f"process {self.pid} has no turn under way")
-        self._turn.cancel()
-
-    def end_turn(self) -> None:
-        """The turn is over, dropped or not."""
-        self._turn = None
-
-    def open_calls(self) -> list[dict[str, Any]]:
-        """Tool calls of the transcript that have no result yet, in order."""
-        return list((self.open or {}).values())
-
-    def answer(self, call_id: str, text: str) -> None:
-        """Gives an open call a result that no tool gave."""
-        name = (self.open or {})[call_id]["function"]["name"]
-        message = {"role": "tool", "tool_call_id": call_id, "name": name, "content": text}
-        self.record("tool_result", id=call_id, name=name, error=text, message=message)
-
-    def answer_open_calls(self, text: str) -> None:
-        """Gives every open call the result `text`."""
-        for call_id in list(self.open or ()):
-            self.answer(call_id, text)

@@ -22,8 +22,9 @@ from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
 from nexusfs.kernel.proc.narrow import Plan, effective_spec
-from nexusfs.kernel.proc.process import Host, Process
+from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
+from nexusfs.kernel.proc.steps import Host
 from nexusfs.kernel.proc.verbs import Verbs
 
 RESTORED = (
@@ -66,6 +67,7 @@ class Spawning(Verbs):
     settings: ProcSettings
     load_agent: AgentLoader
     check_cwd: Callable[[Credentials, str], Awaitable[None]]
+    settle_paths: Callable[[Credentials, AgentSpec], Awaitable[AgentSpec]]
     check_spec: Callable[[Credentials, AgentSpec], None]
     _journal: Journal
     _tool_names: Callable[[], list[str]]
@@ -131,8 +133,11 @@ class Spawning(Verbs):
 
     async def _wish_of(self, cred: Credentials, wanted: AgentSpec) -> _Wish:
         await self.check_cwd(cred, wanted.cwd)
+        wanted = await self.settle_paths(cred, wanted)
         if wanted.restore is None:
             base = await self.load_agent(cred, wanted.agent) if wanted.agent else None
+            if base is not None:
+                base = await self.settle_paths(cred, base)
             return _Wish(cred, wanted, base, None)
         snapshot = await self.checkpoints.load(cred, wanted.restore, wanted.name or wanted.agent)
         self._check_zone(cred, snapshot)
@@ -176,15 +181,16 @@ class Spawning(Verbs):
             self._journal.append,
             self.host,
         )
-        process.rights, process.warnings = plan.rights, plan.warnings
+        process.warnings = plan.warnings
         restored = restored_fields(wish.snapshot, wish.wanted.task) if wish.snapshot else {}
         process.record(
             "spawn", pid=pid, ppid=process.parent_pid, agent=process.agent_id,
             uid=cred.uid, gid=cred.gid,
             groups=sorted(cred.groups), time_ns=now_ns(), spec=plan.spec.to_dict(),
-            rights=[[c.allowed, c.denied] for c in plan.rights], warnings=list(plan.warnings),
+            caveats=[caveat.to_json() for caveat in plan.caveats], warnings=list(plan.warnings),
             **restored,
         )  # fmt: skip
+        process.be_born_of(parent)
         process.answer_open_calls(RESTORED)
         self._processes[pid] = process
         if parent is not None:

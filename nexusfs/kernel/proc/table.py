@@ -36,10 +36,11 @@ from nexusfs.contracts.store import Journal
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
-from nexusfs.kernel.proc.process import Host, Process
+from nexusfs.kernel.proc.caveats import NOTHING
+from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored
-from nexusfs.kernel.proc.rights import may_use
 from nexusfs.kernel.proc.spawning import AgentLoader, ProcSettings, Spawning
+from nexusfs.kernel.proc.steps import Host
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,13 @@ class ProcessTable(Spawning):
         self.program: Program = _no_program
         self.load_agent: AgentLoader = _no_agent
         self.check_cwd: Callable[[Credentials, str], Awaitable[None]] = _any_cwd
+        self.settle_paths: Callable[[Credentials, AgentSpec], Awaitable[AgentSpec]] = _any_paths
         self.check_spec: Callable[[Credentials, AgentSpec], None] = lambda _cred, _spec: None
         self.on_remove: Callable[[int], None] = _told_nobody
         self.off = ""
         self.sandbox: SandboxKind = "off"
         self._processes: dict[int, Process] = {}
+        self._ghosts: dict[int, Process] = {}
         self._retired: dict[int, Process] = {}
         self._by_key: dict[tuple[int, str], int] = {}
         self._last: Last[int] = Last()
@@ -138,9 +141,12 @@ class ProcessTable(Spawning):
         """Folds the journal into processes; runs nothing yet."""
         for pid in self._journal.pids():
             try:
-                self._processes[pid] = restored(self._journal, self.host, pid)
+                process, born_of = restored(self._journal, self.host, pid)
             except (ValueError, KeyError, TypeError, KernelError):
                 log.exception("the journal of agent %d cannot be read; it is not listed", pid)
+                continue
+            (self._ghosts if process.reaped else self._processes)[pid] = process
+            self._hang(process, born_of)
         for process in self._processes.values():
             parent = self._processes.get(process.parent_pid)
             if parent is not None:
@@ -149,6 +155,13 @@ class ProcessTable(Spawning):
                 self._retired[process.pid] = process
             if process.spec.idempotency_key:
                 self._by_key[process.cred.uid, process.spec.idempotency_key] = process.pid
+
+    def _hang(self, process: Process, born_of: int) -> None:
+        """Puts a restored process below the one that spawned it, which has a lower pid."""
+        above = self._processes.get(born_of) or self._ghosts.get(born_of)
+        process.be_born_of(above)
+        if above is None and born_of != KERNEL_PID:
+            process.rights.add(NOTHING)
 
     def check_on(self) -> None:
         """UnavailableError EOPNOTSUPP while the agent service is not running; `off` says why."""
@@ -206,7 +219,7 @@ class ProcessTable(Spawning):
 
     def tools_of(self, process: Process) -> list[str]:
         """Names of the tools that a process may use, sorted."""
-        return [name for name in self._tool_names() if may_use(process.rights, name)]
+        return [name for name in self._tool_names() if process.rights.may_use(name)]
 
     # -- running
 
@@ -377,8 +390,26 @@ class ProcessTable(Spawning):
             parent.drop_child(process.pid)
         self._by_key.pop((process.cred.uid, process.spec.idempotency_key or ""), None)
         del self._processes[process.pid]
-        self._journal.forget(process.pid)
+        self._forget(process)
         self.on_remove(process.pid)
+
+    def _forget(self, process: Process) -> None:
+        """Lets a process that left the list go, or keeps it while what it spawned is there.
+
+        Its caveats and limits bind those it spawned, also when it is listed no more.
+        """
+        if process.heirs:
+            self._ghosts[process.pid] = process
+            process.journal_if_possible()
+            process.record("reaped")
+            return
+        self._ghosts.pop(process.pid, None)
+        self._journal.forget(process.pid)
+        above = process.above
+        if above is not None:
+            above.heirs -= 1
+            if not above.heirs and above.pid in self._ghosts:
+                self._forget(above)
 
     def prune(self) -> None:
         """Drops the retired processes that are over the limits, the first retired first."""
@@ -397,6 +428,11 @@ def _told_nobody(pid: int) -> None:
 
 async def _any_cwd(cred: Credentials, cwd: str) -> None:
     """Takes any directory: a bare table knows no files."""
+
+
+async def _any_paths(cred: Credentials, spec: AgentSpec) -> AgentSpec:
+    """Takes paths as they are: a bare table knows no files."""
+    return spec
 
 
 async def _no_program(process: Any) -> Outcome:

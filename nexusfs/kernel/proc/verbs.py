@@ -4,6 +4,9 @@ Each takes `cred` and checks it: a person may act on his own agents, root on all
 descendants. EPERM for others, EBUSY in a state that does not allow it, ESRCH for an unknown pid.
 """
 
+from typing import Any
+
+from nexusfs.contracts.agent import parse_spec
 from nexusfs.contracts.checkpoint import CheckpointInfo, Checkpoints, NoCheckpoints
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
@@ -14,8 +17,12 @@ from nexusfs.contracts.errors import (
     PipeClosedError,
 )
 from nexusfs.contracts.proc import NICE_MAX, NICE_MIN, SIGINT_EXIT, Outcome, ProcState
+from nexusfs.kernel.proc.caveats import Caveat
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import snapshot_of
+
+CUTS = frozenset({"tools", "disallowed_tools", "paths", "delegate"})
+"""Fields of a spec that say what it may use or hand on."""
 
 
 class Verbs:
@@ -100,6 +107,21 @@ class Verbs:
         if value < process.nice and (cred.uid != 0 or cred.agent_pid):
             raise NotPermittedError(f"only root may lower the nice value below {process.nice}")
         process.record("nice", value=value)
+
+    # -- rights
+
+    def restrict(self, cred: Credentials, pid: int, cut: dict[str, Any]) -> None:
+        """Cuts a living agent's rights, and with them those of all its descendants, at once.
+
+        `cut` has what a spec has of rights: tools, disallowed_tools, paths, delegate. Nothing
+        that it says gives anything back. InvalidError EINVAL for any other key, or none.
+        """
+        process = self.check_live(cred, pid)
+        unknown = sorted(cut.keys() - CUTS)
+        if unknown or not cut:
+            fault = f"unknown key {unknown[0]!r}" if unknown else "it cuts nothing"
+            raise InvalidError(f"{fault}: write {', '.join(sorted(CUTS))} as a spec has them")
+        process.record("restrict", caveat=Caveat.of(parse_spec(cut)).to_json())
 
     # -- checkpoints
 
