@@ -96,6 +96,7 @@ class Kernel:
         )
         self._set_slots()
         self.syscalls = Syscalls(Vfs(table, self.watch), self.processes, self.tools)
+        self.syscalls.approvals.all_three = self.config.rights.all_three_labels
         self.processes.load_agent = partial(load_installed, self.syscalls)
         self.processes.check_cwd = self._check_cwd
         self.processes.settle_paths = partial(with_real_paths, self.syscalls)
@@ -135,7 +136,8 @@ class Kernel:
     def reload(self, config: Config) -> None:
         """Takes a new configuration into use (SIGHUP)."""
         self.config = config
-        self.processes.settings = self._proc_settings()
+        self.processes.configure(self._proc_settings())
+        self.syscalls.approvals.all_three = config.rights.all_three_labels
         self._set_slots()
         for listener in self.on_reload:
             listener(config)
@@ -157,7 +159,15 @@ class Kernel:
     def _proc_settings(self) -> ProcSettings:
         config = self.config
         seconds = math.inf if config.retain_seconds is None else config.retain_seconds
-        return ProcSettings(config.default_model, seconds, config.retain_count)
+        limits = config.limits
+        return ProcSettings(
+            config.default_model,
+            math.inf if limits.cost_usd_per_agent is None else limits.cost_usd_per_agent,
+            limits.unknown_price == "allow",
+            seconds,
+            config.retain_count,
+            math.inf if limits.cost_usd_per_user_day is None else limits.cost_usd_per_user_day,
+        )
 
     def _set_slots(self) -> None:
         slots = self.processes.host.slots

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nexusfs.contracts.errors import InvalidError, UnavailableError
+from nexusfs.contracts.limits import Limits
 from nexusfs.contracts.model import Message
-from nexusfs.contracts.rights import Delegation, Grant, names_of
+from nexusfs.contracts.rights import Delegation, Grant, PermissionMode, Rules, names_of
 from nexusfs.contracts.words import nearest
 
 DEFAULT_MAX_TURNS = 20
@@ -21,7 +22,7 @@ DEFAULT_CONTEXT_TOKENS = 128_000
 """Source: the reference runtime's max_context_tokens."""
 
 LATER_FIELDS = frozenset({
-    "limits", "mcp_servers", "mcpServers", "permission_mode",
+    "mcp_servers", "mcpServers",
 })  # fmt: skip
 """Fields of the contract that this version does not enforce: refused, never silently accepted."""
 
@@ -86,6 +87,13 @@ class AgentSpec(BaseModel):
     delegate: Delegation | None = Field(
         None, description="what it may hand on; absent = what it may use"
     )
+    permission_mode: PermissionMode | None = Field(
+        None, description="what calls come to that no rule matches, but for those that only read"
+    )
+    rules: Rules | None = Field(
+        None, description="patterns of calls: deny, ask, allow; first match"
+    )
+    limits: Limits | None = Field(None, description="ceilings of it and of all below it")
     max_turns: int = Field(
         DEFAULT_MAX_TURNS, ge=1, le=10_000, validation_alias=AliasChoices("max_turns", "maxTurns")
     )

@@ -62,6 +62,30 @@ class Delegation(BaseModel):
         return tuple(value) if isinstance(value, list) else value
 
 
+ALLOW, ASK, DENY = "allow", "ask", "deny"
+PermissionMode = Literal["allow", "ask", "deny"]
+
+
+class Rules(BaseModel):
+    """What a call of a tool comes to: deny → ask → allow, first match; else the mode.
+
+    A pattern is a glob of tools, or `tool(glob)` over the main argument of the call. What only
+    reads is not asked for by the mode, nor denied.
+    """
+
+    model_config = _STRICT
+
+    deny: Names = ()
+    ask: Names = ()
+    allow: Names = ()
+    mode: PermissionMode = "allow"
+
+    @field_validator("deny", "ask", "allow", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
 def grant(path: str, access: Access = "rw") -> Grant:
     """A grant of a path that is plain already."""
     return Grant.model_construct(path=path, access=access)

@@ -18,7 +18,7 @@ import trio
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.proc import KERNEL_PID
-from nexusfs.contracts.rights import Grant, access_of, grant, joined
+from nexusfs.contracts.rights import Grant, Rules, access_of, grant, joined
 
 Globs = tuple[str, ...]
 
@@ -82,6 +82,7 @@ class Caveat:
 
     use: Bounds
     hand_on: Bounds
+    rules: Rules | None = None
 
     @classmethod
     def of(cls, spec: AgentSpec) -> "Caveat":
@@ -91,9 +92,11 @@ class Caveat:
     @classmethod
     def _said(cls, spec: AgentSpec) -> "Caveat":
         use = Bounds(spec.tools, spec.disallowed_tools, spec.paths)
-        given = spec.delegate
+        given, rules = spec.delegate, spec.rules
+        if spec.permission_mode is not None:
+            rules = Rules.model_validate({**dict(rules or {}), "mode": spec.permission_mode})
         if given is None:
-            return cls(use, use)
+            return cls(use, use, rules)
         own_tools = given.tools is None
         return cls(use, Bounds(
             use.tools if own_tools else given.tools,
@@ -101,16 +104,18 @@ class Caveat:
             use.paths if given.paths is None else given.paths,
             given.models,
             given.agents,
-        ))  # fmt: skip
+        ), rules)  # fmt: skip
 
     def to_json(self) -> list[dict[str, Any]]:
-        """[use, hand on]."""
-        return [self.use.to_json(), self.hand_on.to_json()]
+        """[use, hand on], and the rules where it has some."""
+        rules = [] if self.rules is None else [self.rules.model_dump(mode="json")]
+        return [self.use.to_json(), self.hand_on.to_json(), *rules]
 
     @classmethod
     def of_json(cls, said: list[dict[str, Any]]) -> "Caveat":
         """The caveat of `to_json`."""
-        return _shared(cls(Bounds.of_json(said[0]), Bounds.of_json(said[1])))
+        rules = Rules.model_validate(said[2]) if len(said) > 2 else None
+        return _shared(cls(Bounds.of_json(said[0]), Bounds.of_json(said[1]), rules))
 
 
 @lru_cache(1000)
@@ -205,6 +210,15 @@ class Rights:
         """`rw`, `r` or nothing: what a child may get of a path."""
         lists = [bounds.paths for _, bounds in self.handed_on() if bounds.paths is not None]
         return min((access_of(grants, path) for grants in lists), default="rw")
+
+    def rules(self) -> Iterator[tuple[int, Rules]]:
+        """(pid, rules) of the whole chain: they bind descendants as they bind whose they are."""
+        rights: Rights | None = self
+        while rights is not None:
+            for caveat in rights.caveats:
+                if caveat.rules is not None:
+                    yield rights.pid, caveat.rules
+            rights = rights.above
 
     def used(self) -> Iterator[tuple[int, Bounds]]:
         """(pid, bounds) of the chain that binds what it uses, its own first."""

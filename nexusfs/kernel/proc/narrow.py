@@ -1,9 +1,12 @@
 """What a new agent really gets: its spec merged with the installed one and cut by its parent."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.errors import InvalidError, NotPermittedError
+from nexusfs.contracts.limits import Limits
 from nexusfs.contracts.rights import EVERYTHING, Grant, access_of, grant, is_within
 from nexusfs.contracts.words import nearest
 from nexusfs.kernel.proc.caveats import Caveat, Rights, excess_of, is_glob
@@ -12,7 +15,28 @@ from nexusfs.kernel.proc.process import Process
 _NOT_ASKED: set[str] = set()
 """Which fields were given does not matter of an effective spec; all of them share this."""
 
+_NO_LIMITS = Limits.model_validate({})
 NO_TOOL_HERE = "no tool of that name here, so the agent goes without it"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says of new agents.
+
+    Attributes:
+        default_model: what `inherit` means for a top-level agent.
+        cost_usd_per_agent: its ceiling of cost, where its spec says nothing; inf: none.
+        allow_unknown_price: whether a ceiling of cost admits models of unknown price.
+    """
+
+    default_model: str = "offline/demo"
+    cost_usd_per_agent: float = math.inf
+    allow_unknown_price: bool = False
+
+    @property
+    def has_ceiling(self) -> bool:
+        """True when agents get a ceiling of cost by default."""
+        return self.cost_usd_per_agent < math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +45,7 @@ class Plan:
 
     spec: AgentSpec
     caveats: tuple[Caveat, ...]
+    limits: dict[str, Any]
     warnings: tuple[str, ...]
 
 
@@ -29,7 +54,7 @@ def effective_spec(
     base: AgentSpec | None,
     parent: Process | None,
     tools: list[str],
-    default_model: str,
+    settings: Settings,
 ) -> Plan:
     """Merges `wanted` over the installed `base`, inherits from `parent`, and narrows.
 
@@ -48,7 +73,8 @@ def effective_spec(
         warnings += [f"{name}: {NO_TOOL_HERE}" for name in unknown_tools(base.tools, tools)]
         caveats = (Caveat.of(base),)
         spec = base.model_copy(update={k: getattr(wanted, k) for k in wanted.model_fields_set})
-    too_much = _excess(wanted, caveats, above)
+    limits, over = own_limits(wanted, base, parent, settings)
+    too_much = [*_excess(wanted, caveats, above), *over]
     if too_much and wanted.on_excess == "refuse":
         raise NotPermittedError(
             f"it may not have these: {', '.join(too_much)} "
@@ -58,14 +84,56 @@ def effective_spec(
     own_paths = _with_own(spec, parent)
     caveats = (*caveats, Caveat.of(spec.model_copy(update={"paths": own_paths})))
     rights = Rights(0, caveats, above)
-    model = _model_of(spec, parent, default_model)
+    model = _model_of(spec, parent, settings.default_model)
     _check_handed_on(spec.model_copy(update={"model": model}), above)
     zone = _zone_of(wanted, spec, parent)
     granted = tuple(name for name in tools if rights.denier("tools", name) is None)
     fields = {
         **dict(spec), "model": model, "tools": granted, "disallowed_tools": (), "zone": zone,
     }  # fmt: skip
-    return Plan(AgentSpec.model_construct(_NOT_ASKED, **fields), caveats, tuple(warnings))
+    return Plan(AgentSpec.model_construct(_NOT_ASKED, **fields), caveats, limits, tuple(warnings))
+
+
+def own_limits(
+    wanted: AgentSpec, base: AgentSpec | None, parent: Process | None, settings: Settings
+) -> tuple[dict[str, Any], list[str]]:
+    """The ceilings of a new agent's own, as events keep them; and what of them is too high."""
+    asked = _ceilings(wanted)
+    found = _ceilings(base) if base is not None else {}
+    over = [name for name, value in asked.items() if value > found.get(name, math.inf)]
+    for name, value in asked.items():
+        found[name] = min(value, found.get(name, math.inf))
+        above = parent.account.given(name) if parent is not None else None
+        if above is not None and value > above and name not in over:
+            over.append(name)
+    if parent is None and _asked(wanted).cost_usd is None and settings.has_ceiling:
+        found.setdefault("cost_usd", settings.cost_usd_per_agent)
+    said = _asked(wanted).unknown_price or (_asked(base).unknown_price if base else None)
+    may = parent.account.allows_unknown if parent is not None else True
+    if _asked(wanted).unknown_price == "allow" and not may:
+        over.append("unknown_price")
+    default = may if parent is not None else settings.allow_unknown_price
+    if may and (said == "allow" or (said is None and default)):
+        found["unknown_price"] = "allow"
+    return found, [f"limits.{name}" for name in over]
+
+
+def _asked(spec: AgentSpec) -> Limits:
+    return spec.limits or _NO_LIMITS
+
+
+def _ceilings(spec: AgentSpec) -> dict[str, Any]:
+    """The ceilings of a spec, those of what it may hand on among them."""
+    found = _asked(spec).ceilings()
+    if spec.delegate is None:
+        return found
+    given = spec.delegate
+    for name, value in (
+        ("depth", given.max_depth), ("children", given.max_children),
+    ):  # fmt: skip
+        if value is not None:
+            found[name] = min(value, found.get(name, math.inf))
+    return found
 
 
 def _excess(wanted: AgentSpec, installed: tuple[Caveat, ...], above: Rights | None) -> list[str]:

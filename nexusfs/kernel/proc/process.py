@@ -21,8 +21,10 @@ from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
 from nexusfs.contracts.times import ns_of
 from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
+from nexusfs.kernel.proc.budget import Account, Totals
 from nexusfs.kernel.proc.caveats import Rights
-from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
+from nexusfs.kernel.proc.fold import FOLDS, extend, limits_of, line_of
+from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.scopes import Resting, Turn
 from nexusfs.kernel.proc.steps import Host, Steps
 
@@ -73,14 +75,16 @@ class Process(Steps):
         "installed",
         "intents",
         "kept_from",
+        "limit",
+        "live",
         "mail",
         "nice",
         "parent_pid",
+        "questions_asked",
         "reaped",
         "reason",
         "result",
         "rounds",
-        "spec",
         "started_at",
         "started_ns",
         "summary",
@@ -103,9 +107,10 @@ class Process(Steps):
         self.agent_id = spec.name or spec.agent or f"agent-{pid}"
         self.installed = spec.agent
         self.rights = Rights(pid)
+        self.account = Account(pid)
         self.above: Process | None = None
         self.heirs = 0
-        self.reaped = False
+        self.reaped = self.live = False
         self.state = ProcState.CREATED
         self.children: frozenset[int] | set[int] = NO_CHILDREN
         self.counts = Counts()
@@ -123,8 +128,11 @@ class Process(Steps):
         self.reason = self.result = ""
         self.warnings: tuple[str, ...] = ()
         self.dropped = self.closing = self.halting = self.resting = False
+        self.asked: dict[int, Question] | None = None
+        self._answers: trio.lowlevel.ParkingLot | None = None
+        self.questions_asked = 0
         self.rounds = self.asked_again = self.kept_from = self.nice = 0
-        self.summary = self.trouble = ""
+        self.summary = self.trouble = self.limit = ""
         self.open: dict[str, dict[str, Any]] | None = None
         self.intents: set[str] | None = None
         self.begun: set[str] | None = None
@@ -149,9 +157,19 @@ class Process(Steps):
     def be_born_of(self, parent: "Process | None") -> None:
         """Says who spawned it, for good: what binds that one binds this one, adopted or not."""
         self.above = parent
-        if parent is not None:
-            parent.heirs += 1
-            self.rights.hang_below(parent.rights)
+        living = not self.state.ended
+        if parent is None:
+            self.account.hang_below(self.host.purse_of(self.cred.uid), living=living)
+            return
+        parent.heirs += 1
+        self.rights.hang_below(parent.rights)
+        self.account.hang_below(parent.account, living=living)
+
+    def book(self, **used: Any) -> None:
+        """Books a use of this process, for an event that is folded; fields of `Totals`."""
+        near = self.account.book(Totals(**used))
+        for text in near if self.live else ():
+            self.record("warning", text=text)
 
     def drop_child(self, pid: int) -> None:
         """Forgets a child."""
@@ -169,11 +187,13 @@ class Process(Steps):
         if self._unread is None:
             return
         lines, self._unread = self._unread(), None
+        booked, self.account = self.account, Account(self.pid)  # all of it is booked already
         self.counts = Counts()
         self.turns = self.rounds = 0
         self.warnings = tuple(json.loads(lines[0])["warnings"])
         for line in lines:
             self.apply(json.loads(line), line)
+        self.account = booked
         self.close_streams()
 
     @property
@@ -219,6 +239,11 @@ class Process(Steps):
             event = json.loads(line)
         self._append(self.pid, line)
         self.apply(event, line)
+
+    def journal_if_ended(self) -> None:
+        """As `journal_if_possible`, for a process that has ended."""
+        if self.state.ended:
+            self.journal_if_possible()
 
     def journal_if_possible(self) -> None:
         """From now on a journal that cannot be written is a log line: the process is ending."""
@@ -273,6 +298,7 @@ class Process(Steps):
     def end(self, state: ProcState, exit_code: int, reason: str, result: str) -> None:
         """Records the end; one record, so that a crash cannot leave half of it."""
         self.check_move(state)
+        self.account.ended()
         self.record(
             "exit", state=state, exit_code=exit_code, reason=reason, result=result,
             totals=self.totals(),
@@ -286,6 +312,8 @@ class Process(Steps):
             "turns": self.turns, "model_calls": self.counts.model_calls,
             "tool_calls": self.counts.tool_calls, "input_tokens": used.input_tokens,
             "output_tokens": used.output_tokens, "cost_usd": used.cost_usd,
+            "limits": limits_of(self.account),
+            "settled": self.account.settled.to_json() if self.account.settled else {},
             "caveats": [caveat.to_json() for caveat in self.rights.caveats],
         }  # fmt: skip
 

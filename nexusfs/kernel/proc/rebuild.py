@@ -9,7 +9,8 @@ from nexusfs.contracts.checkpoint import Snapshot
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.model import Usage
 from nexusfs.contracts.store import Journal
-from nexusfs.kernel.proc.fold import caveats_of
+from nexusfs.kernel.proc.budget import Totals
+from nexusfs.kernel.proc.fold import caveats_of, set_limits
 from nexusfs.kernel.proc.process import AFTER_THE_END, Counts, Process
 from nexusfs.kernel.proc.steps import Host
 
@@ -46,6 +47,13 @@ def _set_end(
     process.parent_pid, process.nice = totals["ppid"], totals["nice"]
     process.warnings, process.turns = tuple(totals["warnings"]), totals["turns"]
     used = Usage(totals["input_tokens"], totals["output_tokens"], totals["cost_usd"])
+    set_limits(process.account, totals["limits"])
+    process.account.settle(Totals(**totals["settled"]))
+    process.book(
+        turns=process.turns, model_calls=totals["model_calls"], tool_calls=totals["tool_calls"],
+        input_tokens=used.input_tokens, output_tokens=used.output_tokens,
+        cost_usd=used.cost_usd or 0.0, unpriced=used.cost_usd is None,
+    )  # fmt: skip
     process.rights.caveats = caveats_of(totals["caveats"])
     process.counts = Counts(totals["model_calls"], totals["tool_calls"], used)
 

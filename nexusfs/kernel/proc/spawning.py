@@ -21,7 +21,7 @@ from nexusfs.contracts.store import Journal
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
-from nexusfs.kernel.proc.narrow import Plan, effective_spec
+from nexusfs.kernel.proc.narrow import Plan, Settings, effective_spec
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
 from nexusfs.kernel.proc.steps import Host
@@ -36,17 +36,17 @@ AgentLoader = Callable[[Credentials, str], Awaitable[AgentSpec]]
 
 
 @dataclass(frozen=True, slots=True)
-class ProcSettings:
+class ProcSettings(Settings):
     """The configuration's part in processes.
 
     Attributes:
-        default_model: what `inherit` means for a top-level agent.
         retain_seconds, retain_count: how long, and how many, ended agents stay listed.
+        cost_usd_per_user_day: what all agents of one user may cost in one day, UTC; inf: anything.
     """
 
-    default_model: str = "offline/demo"
     retain_seconds: float = math.inf
     retain_count: int = 1000
+    cost_usd_per_user_day: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class Spawning(Verbs):
             NotPermittedError: EPERM, it asks for more than its parent has, or for another zone.
             ExistsError: EEXIST, a singleton of that name lives.
             NoProcessError: ESRCH, the parent has ended.
+            QuotaError: EDQUOT, a limit of its parent, or above, is reached.
             KernelError: what a pre_spawn hook says; nothing is left behind.
 
         Suspends while the installed agent or the checkpoint is read, and in hooks; cancelling
@@ -154,7 +155,7 @@ class Spawning(Verbs):
         """What the agent gets. All that can refuse a spawn, but for hooks, is in here."""
         plan = effective_spec(
             wish.wanted, wish.base, self._parent_of(wish.cred), self._tool_names(),
-            self.settings.default_model,
+            self.settings,
         )  # fmt: skip
         self.check_spec(wish.cred, plan.spec)
         self._check_time(wish.cred, plan.spec)
@@ -164,9 +165,16 @@ class Spawning(Verbs):
         """What can change from one moment to the next. ENOTCONN, ESRCH, EEXIST."""
         if self._halting:
             raise DisconnectedError("the kernel is going: it starts nothing any more")
-        self._parent_of(cred)
+        self._check_room(cred)
         if spec.singleton:
             self._check_single(spec.name or spec.agent)
+
+    def _check_room(self, cred: Credentials) -> None:
+        """QuotaError EDQUOT when limits of the parent, or of the user, admit no other agent."""
+        parent = self._parent_of(cred)
+        account = parent.account if parent else self.host.purse_of(cred.uid)
+        if account is not None:
+            account.check_spawn()
 
     def _create(self, wish: _Wish, plan: Plan) -> Process:
         """Makes the process and sets it going. Atomic."""
@@ -187,7 +195,8 @@ class Spawning(Verbs):
             "spawn", pid=pid, ppid=process.parent_pid, agent=process.agent_id,
             uid=cred.uid, gid=cred.gid,
             groups=sorted(cred.groups), time_ns=now_ns(), spec=plan.spec.to_dict(),
-            caveats=[caveat.to_json() for caveat in plan.caveats], warnings=list(plan.warnings),
+            limits=plan.limits, caveats=[caveat.to_json() for caveat in plan.caveats],
+            warnings=list(plan.warnings),
             **restored,
         )  # fmt: skip
         process.be_born_of(parent)

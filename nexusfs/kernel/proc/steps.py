@@ -1,19 +1,29 @@
 """The running of a process's program: its steps, what cuts them off, and what they leave open."""
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
+from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BusyError, DisconnectedError, NoProcessError
+from nexusfs.contracts.errors import (
+    BusyError,
+    DisconnectedError,
+    NoProcessError,
+    NotPermittedError,
+)
+from nexusfs.contracts.model import Quote
 from nexusfs.contracts.proc import ProcState
 from nexusfs.kernel.clock import now_iso
 from nexusfs.kernel.log import Log
+from nexusfs.kernel.proc.budget import Account, Hold
 from nexusfs.kernel.proc.caveats import Rights
 from nexusfs.kernel.proc.fold import line_of
+from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
 from nexusfs.kernel.sched import Slots
 
@@ -29,26 +39,33 @@ class Host:
     Attributes:
         slots: of model calls.
         on_disk: returns when everything journaled so far is on disk.
+        purse_of: the account of a user, above those of all agents that he started.
     """
 
     slots: Slots = field(default_factory=Slots)
     on_disk: Callable[[], Awaitable[None]] = _on_disk_already
+    purse_of: Callable[[int], Account | None] = lambda _: None
 
 
 class Steps:
     """The part of a process that its program, and who cuts it off, use."""
 
     __slots__ = (
-        "_errands", "_go", "_turn", "cred", "halting", "host", "open", "pid",
-        "resting", "rights", "scope", "state", "waits",
+        "_answers", "_errands", "_go", "_turn", "account", "asked", "cred", "halting", "host",
+        "open", "pid", "resting", "rights", "scope", "spec", "state", "waits",
     )  # fmt: skip
 
     pid: int
     cred: Credentials
     host: Host
+    asked: dict[int, Question] | None
+    questions_asked: int
+    _answers: trio.lowlevel.ParkingLot | None
+    account: Account
     rights: Rights
     state: ProcState
     scope: trio.CancelScope
+    spec: AgentSpec
     open: dict[str, dict[str, Any]] | None
     waits: list[str]
     resting: bool
@@ -109,16 +126,100 @@ class Steps:
     def halt(self) -> None:
         """Lets the step under way settle and no other begin; what rests ends at once."""
         self.halting = True
-        if self.resting:
+        asks = bool(self.waits) and set(self.waits) == {"approval"}
+        if self.resting or asks:
             self.scope.cancel()
 
     async def on_disk(self) -> None:
         """Returns when everything journaled so far is on disk."""
         await self.host.on_disk()
 
+    def limit_reached(self) -> str | None:
+        """The limit of it, or above it, that is spent, as a sentence; None while there is room."""
+        return self.account.reached()
+
+    def set_deadline(self) -> None:
+        """Lets the program be cut off when wall_seconds, of it or above it, are over."""
+        left = self.account.left("wall_seconds")
+        self.scope.deadline = math.inf if left is None else trio.current_time() + left
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """True when its program was cut off because its time was over."""
+        over = self.scope.cancelled_caught and trio.current_time() >= self.scope.deadline
+        return over and not self.state.ended and not self.halting
+
+    @property
+    def is_metered(self) -> bool:
+        """True when tokens or cost have a ceiling, so that calls must be counted beforehand."""
+        account = self.account
+        return account.ceiling("tokens") is not None or account.ceiling("cost_usd") is not None
+
+    def check_tool(self) -> None:
+        """QuotaError EDQUOT when no tool call is admitted any more."""
+        self.account.check_tool()
+
+    def hold_turn(self) -> Hold:
+        """A turn that may lead to another one. QuotaError EDQUOT."""
+        return self.account.hold_turn()
+
+    def hold_call(self, quote: Quote, asked_tokens: int, *, closing: bool) -> Hold:
+        """Reserves a model call. QuotaError EDQUOT; NotPermittedError EPERM, the model is not its.
+
+        A model that an ancestor may not hand on any more is not called.
+        """
+        for model in (self.spec.model, *self.spec.fallback_models):
+            if not self.rights.may_call(model):
+                raise NotPermittedError(f"the rights of an ancestor do not give it {model!r}")
+        return self.account.hold_call(quote, asked_tokens, closing=closing)
+
     def model_slot(self) -> ModelSlot:
         """A model slot for the block; wchan `slot` until there is one."""
         return ModelSlot(self)
+
+    # -- questions to people; see `Approvals`
+
+    def questions(self) -> list[Question]:
+        """Those that wait, and those whose call has not run yet."""
+        return list((self.asked or {}).values())
+
+    def question_of(self, call_id: str) -> Question | None:
+        """The question about a call."""
+        return next((one for one in self.questions() if one.call_id == call_id), None)
+
+    def asks(self, call_id: str) -> bool:
+        """True while a person has not answered whether a call may run."""
+        question = self.question_of(call_id)
+        return question is not None and not question.verdict
+
+    def ask(self, call_id: str, tool: str, arguments: dict[str, Any], why: str) -> Question:
+        """Asks; the question survives a restart."""
+        self.record(
+            "question", question=self.questions_asked + 1, id=call_id, tool=tool,
+            arguments=arguments, why=why,
+        )  # fmt: skip
+        assert self.asked is not None
+        return self.asked[self.questions_asked]
+
+    async def answered(self, question: Question) -> None:
+        """Suspends until a question has its answer, which survives a restart too."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with self.waiting_for("approval"):
+            while not question.verdict:
+                self._answers = self._answers or trio.lowlevel.ParkingLot()
+                await self._answers.park()
+
+    def wake_answered(self) -> None:
+        """Lets calls look whether their question has its answer."""
+        if self._answers is not None:
+            self._answers.unpark_all()
+
+    def drop_question(self, question: Question) -> None:
+        """Forgets a question whose call runs now; one of the model's goes with its result."""
+        if question.call_id not in (self.open or ()):
+            (self.asked or {}).pop(question.number, None)
+
+    # -- going on, and not
 
     def resume(self) -> None:
         """Frees a program that waits at its pause point."""

@@ -22,6 +22,7 @@ from nexusfs.contracts.errors import (
 from nexusfs.contracts.hooks import Identity, TerminateContext
 from nexusfs.contracts.proc import (
     EXIT_FAILED,
+    EXIT_LIMIT,
     KERNEL_PID,
     SIGKILL_EXIT,
     SIGTERM_EXIT,
@@ -36,8 +37,10 @@ from nexusfs.contracts.store import Journal
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
+from nexusfs.kernel.proc.budget import Totals
 from nexusfs.kernel.proc.caveats import NOTHING
 from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.purses import Purses
 from nexusfs.kernel.proc.rebuild import restored
 from nexusfs.kernel.proc.spawning import AgentLoader, ProcSettings, Spawning
 from nexusfs.kernel.proc.steps import Host
@@ -86,10 +89,18 @@ class ProcessTable(Spawning):
         self._leaving = trio.lowlevel.ParkingLot()
         self._halting = self._suspended = False
         self.settings = settings or ProcSettings()
+        self._purses = Purses(journal)
+        self._purses.ceiling_usd = self.settings.cost_usd_per_user_day
+        self.host.purse_of = self._purses.of
 
     async def _sync_here(self) -> None:
         """Makes the journal durable in this thread; boot puts a group commit in its place."""
         self._journal.sync()
+
+    def configure(self, settings: ProcSettings) -> None:
+        """Takes other settings into use."""
+        self.settings = settings
+        self._purses.ceiling_usd = settings.cost_usd_per_user_day
 
     # -- boot and shutdown
 
@@ -139,7 +150,12 @@ class ProcessTable(Spawning):
 
     def restore(self) -> None:
         """Folds the journal into processes; runs nothing yet."""
-        for pid in self._journal.pids():
+        pids = self._journal.pids()
+        if KERNEL_PID in pids:
+            self._purses.fill()
+        for pid in pids:
+            if pid == KERNEL_PID:
+                continue
             try:
                 process, born_of = restored(self._journal, self.host, pid)
             except (ValueError, KeyError, TypeError, KernelError):
@@ -221,11 +237,22 @@ class ProcessTable(Spawning):
         """Names of the tools that a process may use, sorted."""
         return [name for name in self._tool_names() if process.rights.may_use(name)]
 
+    def admit_tool(self, cred: Credentials, tool: str, call_id: str) -> None:
+        """Counts a tool call of an agent; those that its model wants are counted with the wish.
+
+        QuotaError EDQUOT, a limit of the agent or above it is reached.
+        """
+        process = self._processes.get(cred.agent_pid) if cred.agent_pid else None
+        if process is not None and call_id not in (process.intents or ()):
+            process.check_tool()
+            process.record("dispatch", tool=tool, id=call_id)
+
     # -- running
 
     def set_going(self, process: Process) -> None:
         """Starts the program of a process in the kernel's nursery."""
         assert self._nursery is not None
+        process.live = True
         self._running.add(process.pid)
         self._nursery.start_soon(self._run, process, name=f"agent {process.pid}")
 
@@ -234,7 +261,10 @@ class ProcessTable(Spawning):
         outcome: Outcome | None = None
         try:
             with process.scope:
+                process.set_deadline()
                 outcome = await self.program(process)
+            if outcome is None and process.is_out_of_time:
+                outcome = Outcome(EXIT_LIMIT, process.account.reached() or "wall_seconds reached")
         except DisconnectedError:
             pass  # the kernel is going: the agent goes on at the next mount
         except KernelError as exc:
@@ -408,6 +438,13 @@ class ProcessTable(Spawning):
         above = process.above
         if above is not None:
             above.heirs -= 1
+            above.journal_if_ended()
+            used = above.account.forget(process.account).to_json()
+            try:
+                above.record("settled", used=used)
+            except KernelError as exc:
+                above.account.settle(Totals(**used))
+                log.error("what agent %d used is not in a journal: %s", process.pid, exc)
             if not above.heirs and above.pid in self._ghosts:
                 self._forget(above)
 

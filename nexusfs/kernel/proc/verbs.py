@@ -4,6 +4,7 @@ Each takes `cred` and checks it: a person may act on his own agents, root on all
 descendants. EPERM for others, EBUSY in a state that does not allow it, ESRCH for an unknown pid.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from nexusfs.contracts.agent import parse_spec
@@ -16,12 +17,15 @@ from nexusfs.contracts.errors import (
     NotPermittedError,
     PipeClosedError,
 )
+from nexusfs.contracts.limits import LIMITS, shown
 from nexusfs.contracts.proc import NICE_MAX, NICE_MIN, SIGINT_EXIT, Outcome, ProcState
 from nexusfs.kernel.proc.caveats import Caveat
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import snapshot_of
 
-CUTS = frozenset({"tools", "disallowed_tools", "paths", "delegate"})
+CUTS = frozenset({
+    "tools", "disallowed_tools", "paths", "delegate", "permission_mode", "rules",
+})  # fmt: skip
 """Fields of a spec that say what it may use or hand on."""
 
 
@@ -29,6 +33,10 @@ class Verbs:
     """The verbs, over a table that knows processes, descent and how to end one."""
 
     checkpoints: Checkpoints = NoCheckpoints()
+
+    def __iter__(self) -> Iterator[Process]:
+        """All processes."""
+        raise NotImplementedError
 
     def get(self, pid: int) -> Process:
         """The process. NoProcessError ESRCH."""
@@ -122,6 +130,25 @@ class Verbs:
             fault = f"unknown key {unknown[0]!r}" if unknown else "it cuts nothing"
             raise InvalidError(f"{fault}: write {', '.join(sorted(CUTS))} as a spec has them")
         process.record("restrict", caveat=Caveat.of(parse_spec(cut)).to_json())
+
+    # -- limits
+
+    def set_limit(self, cred: Credentials, pid: int, name: str, value: float | None) -> None:
+        """Sets a ceiling of a living agent, up to that above it; None is as much as that gives.
+
+        What is below what is used stops it at its next check. NotPermittedError EPERM above that;
+        InvalidError EINVAL, no limit of that name.
+        """
+        process = self.check_live(cred, pid)
+        if name not in LIMITS:
+            raise InvalidError(f"no limit {name!r}: one of {', '.join(LIMITS)}")
+        above = process.account.above.given(name) if process.account.above else None
+        if above is not None and (value is None or value > above):
+            raise NotPermittedError(f"{name} can be {shown(above)} at most: so it is above it")
+        process.record("limit", name=name, value=value)
+        if name == "wall_seconds":
+            for one in self:
+                one.set_deadline()
 
     # -- checkpoints
 
