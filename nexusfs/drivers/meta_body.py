@@ -119,6 +119,10 @@ class Body:
             removed += self._carve(self._windows[index], start, stop)
         return removed
 
+    def weight(self) -> int:
+        """Inline bytes in memory."""
+        return sum(len(e.data) for window in self._windows.values() for e in window if e.data)
+
     def unname_all(self) -> None:
         """Lets go of every blob, before the file is forgotten. Everything must be loaded."""
         for window in self._windows.values():
@@ -232,7 +236,8 @@ class Body:
         window = self._windows.get(index)
         if window is None:
             start = index * WINDOW_BYTES
-            stored = self._load(start, start + WINDOW_BYTES) if self._load else []
+            stop = min(start + WINDOW_BYTES, SIZE_MAX)
+            stored = self._load(start, stop) if self._load else []
             window = self._windows[index] = stored
         return window
 

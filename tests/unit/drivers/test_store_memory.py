@@ -1,0 +1,128 @@
+"""What the store keeps in memory: bounded, and never at the price of what is not stored."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from nexusfs.contracts.node import NewNode
+from nexusfs.contracts.store import ROOT_INO, Extent
+from nexusfs.drivers import meta_state
+from nexusfs.drivers.store_local import LocalStore, open_store
+from nexusfs.fs.content import Content
+
+FILE = NewNode(stat.S_IFREG | 0o644, 0, 0)
+DIR = NewNode(stat.S_IFDIR | 0o755, 0, 0)
+
+
+def files(store: LocalStore, count: int, size: int, prefix: bytes = b"f") -> list[int]:
+    inos = []
+    for number in range(count):
+        ino = store.meta.create(ROOT_INO, prefix + b"%d" % number, FILE).ino
+        Content(store).write(ino, os.urandom(size), 0)
+        inos.append(ino)
+    return inos
+
+
+def test_a_blob_that_a_flush_is_counting_is_not_forgotten_by_who_looks_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_state, "INODES_MAX", 10)
+    monkeypatch.setattr(meta_state, "BLOBS_MAX", 5)
+    monkeypatch.setattr(meta_state, "NAMES_MAX", 50)
+    store = open_store(tmp_path / "s")
+    data = os.urandom(70_000)
+    first = store.meta.create(ROOT_INO, b"first", FILE).ino
+    Content(store).write(first, data, 0)
+    files(store, 20, 5000)
+    store.flush()
+    copy = store.meta.create(ROOT_INO, b"copy", FILE).ino
+    Content(store).write(copy, data, 0)
+    files(store, 20, 5000, b"g")
+
+    round_ = store.begin_flush()
+    round_.seal()
+    round_.take()
+    for entry in store.meta.readdir(ROOT_INO):
+        store.meta.getattr(store.meta.lookup(ROOT_INO, entry.name))
+    store.meta.unlink(ROOT_INO, b"copy")
+    round_.write()
+    round_.end()
+    store.flush()
+    store.flush()
+
+    assert Content(store).read(first, 0, len(data)) == data
+    store.close()
+
+
+def test_names_of_a_removed_directory_are_asked_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_state, "NAMES_MAX", 50)
+    store = open_store(tmp_path / "s")
+    gone = store.meta.create(ROOT_INO, b"d", DIR).ino
+    store.meta.create(gone, b"x", FILE)
+    store.meta.unlink(gone, b"x")
+    store.meta.rmdir(ROOT_INO, b"d")
+
+    assert not any(store.meta.find(gone, b"no%d" % number) for number in range(200))
+    store.close()
+
+
+@pytest.mark.parametrize("how", ["written", "read"])
+def test_small_contents_leave_memory_when_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(meta_state, "LOADED_BYTES", 100_000)
+    store = open_store(tmp_path / "s")
+    inos = files(store, 200, 3000)
+    if how == "read":
+        store.close()
+        store = open_store(tmp_path / "s")
+        for ino in inos:
+            Content(store).read(ino, 0, 3000)
+    else:
+        store.flush()
+        store.flush()
+
+    held = sum(body.weight() for body in store._state._bodies.values())
+    assert held <= 110_000
+    assert len(Content(store).read(inos[0], 0, 3000)) == 3000
+    store.close()
+
+
+def test_extended_attributes_leave_memory_when_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_state, "LOADED_BYTES", 100_000)
+    store = open_store(tmp_path / "s")
+    value = os.urandom(3000)
+    for ino in files(store, 100, 1):
+        store.meta.setxattr(ino, b"user.a", value)
+    store.close()
+    store = open_store(tmp_path / "s")
+
+    for number in range(100):
+        ino = store.meta.lookup(ROOT_INO, b"f%d" % number)
+        assert store.meta.getxattr(ino, b"user.a") == value
+
+    held = sum(len(v) for values in store._state._xattrs.values() for v in values.values())
+    assert held <= 110_000
+    store.close()
+
+
+def test_what_is_not_stored_yet_stays_in_memory_however_much_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_state, "LOADED_BYTES", 10_000)
+    monkeypatch.setattr(meta_state, "INODES_MAX", 10)
+    store = open_store(tmp_path / "s")
+    inos = files(store, 50, 3000)
+    store.meta.write(inos[0], [Extent(1000, 3, b"new")])
+
+    for number in range(50):
+        assert store.meta.lookup(ROOT_INO, b"f%d" % number) == inos[number]
+        assert len(Content(store).read(inos[number], 0, 3000)) == 3000
+    assert Content(store).read(inos[0], 1000, 1003) == b"new"
+    store.close()
