@@ -100,9 +100,10 @@ class Body:
 
     @property
     def stored_stop(self) -> int:
-        """No extent that only the tables have begins here or later."""
+        """No extent that only the tables have reaches beyond this."""
         if self._stored_stop < 0:
-            self._stored_stop = self._last_stored() + 1 if self._last_stored else 0
+            last = self._last_stored() if self._last_stored else -WINDOW_BYTES
+            self._stored_stop = (last // WINDOW_BYTES + 1) * WINDOW_BYTES
         return self._stored_stop
 
     def last_start(self) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nexusfs.contracts.node import NewNode
+from nexusfs.contracts.node import Change, NewNode
 from nexusfs.contracts.store import ROOT_INO, SIZE_MAX, Extent
 from nexusfs.drivers import meta_state
 from nexusfs.drivers.store_local import LocalStore, open_store
@@ -161,4 +161,19 @@ def test_a_large_file_is_taken_apart_after_an_open_too_and_each_piece_costs_its_
     store.flush()
     assert store._tables.orphans() == []
     assert store._tables.extents(ino, 0, SIZE_MAX) == []
+    store.close()
+
+
+def test_a_file_that_is_cut_in_its_last_extent_after_an_open_has_zeros_behind_the_cut(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path / "s")
+    (ino,) = files(store, 1, 8000)
+    store.close()
+    store = open_store(tmp_path / "s")
+
+    store.meta.setattr(ino, Change(size=5))
+    store.meta.setattr(ino, Change(size=10))
+
+    assert Content(store).read(ino, 5, 10) == bytes(5)
     store.close()
