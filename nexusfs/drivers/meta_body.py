@@ -82,12 +82,12 @@ class Body:
 
     def load(self, start: int, stop: int) -> None:
         """Reads the stored extents of every window that [start, stop) touches."""
+        if len(self._windows) >= WINDOWS_MAX:
+            self._drop_stored()
         stop = min(stop, self.stored_stop)
         if self._load is None or stop <= start:
             return
         first, last = start // WINDOW_BYTES, (stop - 1) // WINDOW_BYTES
-        if len(self._windows) >= WINDOWS_MAX:
-            self._drop_stored()
         if first == last:
             self._window(first)
             return

@@ -8,7 +8,8 @@ import pytest
 
 from nexusfs.contracts.node import Change, NewNode
 from nexusfs.contracts.store import ROOT_INO, SIZE_MAX, Extent
-from nexusfs.drivers import meta_state
+from nexusfs.drivers import meta_body, meta_state
+from nexusfs.drivers.meta_body import WINDOW_BYTES
 from nexusfs.drivers.store_local import LocalStore, open_store
 from nexusfs.fs.content import Content
 
@@ -176,4 +177,21 @@ def test_a_file_that_is_cut_in_its_last_extent_after_an_open_has_zeros_behind_th
     store.meta.setattr(ino, Change(size=10))
 
     assert Content(store).read(ino, 5, 10) == bytes(5)
+    store.close()
+
+
+def test_a_file_that_has_grown_since_it_was_opened_is_read_whole_with_few_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_body, "WINDOWS_MAX", 2)
+    store = open_store(tmp_path / "s")
+    (ino,) = files(store, 1, 100)
+    store.close()
+    store = open_store(tmp_path / "s")
+    content = Content(store)
+    content.write(ino, b"a", 50)
+    content.write(ino, b"z", 2 * WINDOW_BYTES)
+    store.flush()
+
+    assert content.read(ino, 0, 2 * WINDOW_BYTES + 1)[-1:] == b"z"
     store.close()
