@@ -103,6 +103,10 @@ class BlobStore(Protocol):
         """The whole blob. CorruptError EIO when it is missing or is not what its name says."""
         ...
 
+    def check(self, ref: BlobRef) -> None:
+        """As `get`, of what is on disk: bytes that a failed sync left in memory do not count."""
+        ...
+
     def delete(self, ref: BlobRef) -> None:
         """Frees the space; a blob that is already gone is no error.
 
@@ -227,6 +231,13 @@ class MetaStore(Protocol):
 
     def find_blob(self, digest: bytes, algorithm: str) -> BlobRef | None:
         """A blob of these bytes that is already stored; using it again revives a dead one."""
+        ...
+
+    def distrust(self, blob: BlobRef) -> None:
+        """A blob could not be read: `find_blob` does not know it any more.
+
+        When the same bytes are put and named once more, all that names the blob has them again.
+        """
         ...
 
     def getxattr(self, ino: int, name: bytes) -> bytes:

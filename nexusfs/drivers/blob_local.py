@@ -16,8 +16,9 @@ a segment without live blobs is removed, and those of one that is dead for the m
 put anew.
 
 Concurrency: every method may be called from any thread; a lock makes them take turns, for as
-long as one write to the page cache takes. The writeback thread only calls fdatasync on
-duplicates of descriptors.
+long as one write to the page cache takes. The writeback thread only starts the disk, on
+duplicates of descriptors: an error is for the sync that somebody waits for, and Linux tells it
+once for each open file.
 """
 
 import errno
@@ -27,7 +28,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from ctypes import CDLL, c_int, c_longlong
+from ctypes import CDLL, c_int, c_longlong, c_uint
 from pathlib import Path
 
 from nexusfs.contracts.errors import CorruptError, KernelError, NoSpaceError
@@ -52,8 +53,12 @@ _ALGORITHMS = {"sha256": 1, "blake3": 2}
 _PUNCH_KEEP_SIZE = 0x02 | 0x01
 """FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: linux/falloc.h."""
 
+_SYNC_FILE_RANGE_WRITE = 2
+"""Source: linux/fs.h."""
+
 _libc = CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [c_int, c_int, c_longlong, c_longlong]
+_libc.sync_file_range.argtypes = [c_int, c_longlong, c_longlong, c_uint]
 
 
 class LocalBlobs:
@@ -119,17 +124,35 @@ class LocalBlobs:
             raise CorruptError(f"blob {_label(ref)} does not match its digest")
         return data
 
+    def check(self, ref: BlobRef) -> None:
+        """CorruptError EIO unless the disk has the blob, whatever the page cache has."""
+        with suppress(OSError, ValueError):
+            place = _place(ref)
+            path = self._path(place[0]) if place else self._large / ref.place
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+        self.get(ref)
+
     def delete(self, ref: BlobRef) -> None:
-        """Frees the space of a blob that no durable metadata names."""
-        place = _place(ref)
-        if place is None:
-            (self._large / ref.place).unlink(missing_ok=True)
-            return
-        with self._lock, suppress(FileNotFoundError):
-            self._punch(*place, ref)
+        """Frees the space of a blob that no durable metadata names. KernelError EIO."""
+        try:
+            place = _place(ref)
+            if place is None:
+                (self._large / ref.place).unlink(missing_ok=True)
+                return
+            with self._lock, suppress(FileNotFoundError):
+                self._punch(*place, ref)
+        except OSError as exc:
+            raise translated(exc) from exc
 
     def reclaim(self, deleted: Sequence[BlobRef], living: Living, since: Unsynced) -> list[BlobRef]:
-        """Removes segments without live blobs; returns live ones that are in the way of more."""
+        """Removes segments without live blobs; returns live ones that are in the way of more.
+
+        KernelError EIO.
+        """
         self._touched |= {place[0] for ref in deleted if (place := _place(ref)) is not None}
         moving: list[BlobRef] = []
         for segment in sorted(self._touched):
@@ -145,19 +168,30 @@ class LocalBlobs:
         return moving
 
     def unsynced(self) -> Unsynced:
-        """What was put and may not be on disk, with new descriptors to fdatasync and close."""
+        """What was put and may not be on disk, with new descriptors to fdatasync and close.
+
+        KernelError EIO when there are no descriptors left.
+        """
         with self._lock:
-            fds = []
-            for where in self._dirty:
-                with suppress(FileNotFoundError):
-                    if isinstance(where, int):
-                        fds.append(os.dup(self._fd(where)))
-                    else:
-                        fds.append(os.open(self._large / where, os.O_RDONLY | os.O_CLOEXEC))
-            if any(isinstance(where, str) for where in self._dirty):
-                fds.append(os.open(self._large, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            fds: list[int] = []
+            try:
+                self._open_dirty(fds)
+            except OSError as exc:
+                for fd in fds:
+                    os.close(fd)
+                raise translated(exc) from exc
             self._end = _next_page(self._end)
             return Unsynced(fds, self._puts, self._segment)
+
+    def _open_dirty(self, fds: list[int]) -> None:
+        for where in self._dirty:
+            with suppress(FileNotFoundError):
+                if isinstance(where, int):
+                    fds.append(os.dup(self._fd(where)))
+                else:
+                    fds.append(os.open(self._large / where, os.O_RDONLY | os.O_CLOEXEC))
+        if any(isinstance(where, str) for where in self._dirty):
+            fds.append(os.open(self._large, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def synced(self, unsynced: Unsynced) -> None:
         """All of `unsynced` is on disk."""
@@ -218,12 +252,15 @@ class LocalBlobs:
             _libc.fallocate(fd, _PUNCH_KEEP_SIZE, first, length)
 
     def _drop_segment(self, segment: int) -> None:
-        with self._lock, suppress(FileNotFoundError):
+        with self._lock:
             fd = self._fds.pop(segment, None)
             if fd is not None:
                 os.close(fd)
             self._dirty.pop(segment, None)
-            self._path(segment).unlink()
+            try:
+                self._path(segment).unlink(missing_ok=True)
+            except OSError as exc:
+                raise translated(exc) from exc
 
     def _size(self, segment: int) -> int:
         try:
@@ -238,14 +275,20 @@ class LocalBlobs:
         fd = self._fds.get(segment)
         if fd is None:
             if len(self._fds) >= OPEN_SEGMENTS:
-                os.close(self._fds.pop(next(iter(self._fds))))
+                self._close_one()
             fd = self._fds[segment] = os.open(self._path(segment), os.O_RDWR | os.O_CLOEXEC)
         return fd
+
+    def _close_one(self) -> None:
+        """Closes a segment; one with unsynced bytes would take the disk's error with it."""
+        clean = next((segment for segment in self._fds if segment not in self._dirty), None)
+        if clean is not None:
+            os.close(self._fds.pop(clean))
 
     def _next_segment(self) -> None:
         number = self._segment + 1
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             os.close(os.open(self._path(number), flags, 0o600))
             fsync_directory(self._directory)
         except OSError as exc:
@@ -259,7 +302,7 @@ class LocalBlobs:
         self._unsynced_bytes = 0
         if self._writeback is None:
             self._writeback = ThreadPoolExecutor(1, thread_name_prefix="blob-writeback")
-        self._writeback.submit(_sync_and_close, os.dup(fd))
+        self._writeback.submit(_start_disk, os.dup(fd))
 
 
 def _next_page(offset: int) -> int:
@@ -305,8 +348,6 @@ def translated(exc: OSError) -> KernelError:
     return (NoSpaceError if full else KernelError)(f"the store's disk: {exc.strerror}")
 
 
-def _sync_and_close(fd: int) -> None:
-    """Starts the disk early; its errors are met by the sync that somebody waits for."""
-    with suppress(OSError):
-        os.fdatasync(fd)
+def _start_disk(fd: int) -> None:
+    _libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
     os.close(fd)

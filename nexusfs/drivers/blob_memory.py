@@ -35,6 +35,10 @@ class MemoryBlobs:
             raise CorruptError(f"blob {ref.algorithm}:{ref.digest.hex()} is missing or altered")
         return data
 
+    def check(self, ref: BlobRef) -> None:
+        """CorruptError EIO when it is missing."""
+        self.get(ref)
+
     def delete(self, ref: BlobRef) -> None:
         """Drops the blob."""
         self._blobs.pop(ref.place, None)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 from nexusfs.contracts.errors import KernelError
 from nexusfs.contracts.store import BlobRef, BlobStore, Extent, Unsynced
+from nexusfs.drivers.blob_local import translated
 from nexusfs.drivers.meta_state import TreeState
 from nexusfs.drivers.meta_tables import Batch, MetaTables
 from nexusfs.drivers.op_journal import OpJournal
@@ -75,6 +76,7 @@ class FlushRound:
             for ino in parts.state.changed.bodies
             for run in parts.state.body(ino).inline_runs(INLINE_BYTES, SEALED_BYTES)
         ]
+        self._distrusted = parts.state.blobs.distrusted.copy()
         self._sealed: list[Run] = []
         self._batch: Batch | None = None
         self._doomed: list[BlobRef] = []
@@ -100,8 +102,11 @@ class FlushRound:
             return
         parts = self._parts
         state = parts.state
+        parts.journal.refuse_failed()
+        self._unsynced = parts.blobs.unsynced()
         for ino, run, blob in self._sealed:
             known = state.blobs.find(blob.digest, blob.algorithm) or blob
+            state.blobs.renew(known)
             there = ino in state.changed.bodies
             if known.place != blob.place:
                 self._spare.append(blob)
@@ -112,7 +117,6 @@ class FlushRound:
         parts.moved = []
         parts.journal.turn()
         self.number = parts.journal.number
-        self._unsynced = parts.blobs.unsynced()
         self._batch, self._doomed = state.take(self.number)
         self._done.add("take")
 
@@ -160,23 +164,25 @@ class FlushRound:
         parts = self._parts
         algorithm = parts.blobs.algorithm
         digest = parts.blobs.digest(data)
-        return parts.tables.stored_blob(digest, algorithm) or parts.blobs.put(digest, data)
+        stored = parts.tables.stored_blob(digest, algorithm)
+        if stored is None or (digest, algorithm) in self._distrusted:
+            return parts.blobs.put(digest, data)
+        return stored
 
     def _delete(self) -> None:
         """Deletes dead blobs, and puts some anew that keep much dead space from being freed."""
         parts = self._parts
         blobs, dead = parts.blobs, self._doomed + self._spare
-        for ref in dead:
-            blobs.delete(ref)
-        living = blobs.reclaim(dead, parts.tables, self._unsynced)
-        for ref in living if not parts.closing else ():
-            try:
+        try:
+            for ref in dead:
+                blobs.delete(ref)
+            living = blobs.reclaim(dead, parts.tables, self._unsynced)
+            for ref in living if not parts.closing else ():
                 data = blobs.get(ref)
                 if blobs.algorithm == ref.algorithm:
                     parts.moved.append((ref, blobs.put(ref.digest, data)))
-            except KernelError as exc:  # It stays, and what is around it too.
-                log.warning("a blob was not moved: %s", exc)
-                return
+        except KernelError as exc:  # It stays, and what is around it too.
+            log.warning("the space of removed content was not freed: %s", exc)
 
     def _sync_blobs(self) -> None:
         fds = self._unsynced.fds[:]
@@ -185,7 +191,8 @@ class FlushRound:
             for fd in fds:
                 os.fdatasync(fd)
         except OSError as exc:
-            raise KernelError(f"the store's disk: {exc.strerror}") from exc
+            self._parts.journal.fail()
+            raise translated(exc) from exc
         finally:
             for fd in fds:
                 os.close(fd)

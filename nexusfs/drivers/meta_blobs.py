@@ -5,6 +5,9 @@ stores that it is dead, then frees its space (from its beginning on it is doomed
 it again), and the flush after that deletes its row. Losing all of this in a crash is harmless:
 rows of dead blobs are found at open. Whether their space was freed nobody knows then, so they are
 doomed at once.
+
+A blob whose bytes could not be read is distrusted: nothing new names it, so the same bytes are put
+once more, and then all extents that name it have these.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,6 +32,7 @@ class BlobNames:
 
     Attributes:
         dead_bytes: space of the blobs that have died since the last flush began.
+        distrusted: blobs that could not be read.
     """
 
     def __init__(
@@ -44,13 +48,36 @@ class BlobNames:
         self._doomed: dict[BlobKey, BlobRef] = {}
         self._forgotten: set[BlobKey] = set()
         self._forgetting: set[BlobKey] = set()
+        self._storing: set[BlobKey] = set()
+        self._replaced: list[BlobRef] = []
+        self._freeing = 0
+        self.distrusted: set[BlobKey] = set()
         self._left = {_key(ref): ref for ref in dead}
         self.dead_bytes = 0
 
     def find(self, digest: bytes, algorithm: str) -> BlobRef | None:
         """A blob of these bytes that may be named."""
-        named = self._find((digest, algorithm))
-        return named.ref if named else None
+        key = (digest, algorithm)
+        named = self._find(key)
+        return named.ref if named and key not in self.distrusted else None
+
+    def distrust(self, blob: BlobRef) -> None:
+        """The blob could not be read."""
+        named = self._find(_key(blob))
+        if named is not None and named.ref.place == blob.place:
+            self.distrusted.add(_key(blob))
+
+    def renew(self, blob: BlobRef) -> None:
+        """The bytes were put once more, at another place than the one that is known, if any is."""
+        key = _key(blob)
+        named = self._find(key)
+        if named is not None and named.ref.place != blob.place:
+            self._replaced.append(named.ref)
+            named.ref = blob
+            if key in self._dead:
+                self._dead[key] = blob
+            self._changed.add(key)
+            self.distrusted.discard(key)
 
     def name(self, blob: BlobRef) -> None:
         """One more extent names the blob."""
@@ -101,25 +128,29 @@ class BlobNames:
     def take(self) -> tuple[list[tuple[BlobRef, int]], list[BlobKey], list[BlobRef]]:
         """Rows to store, rows to delete, and the blobs whose space to free after that."""
         doomed, self._dead, self.dead_bytes = self._dead, {}, 0
+        self.distrusted -= doomed.keys()
         rows = [
             (named.ref, named.count) for key in self._changed if (named := self._known.get(key))
         ]
         self._forgetting = {key for key in self._forgotten if key not in self._known}
         for key in doomed:
             del self._known[key]
-        self._changed.clear()
+        self._storing, self._changed = self._changed, set()
         self._forgotten = set()
         self._doomed = doomed
-        freed = [*doomed.values(), *self._left.values()]
+        freed = [*doomed.values(), *self._left.values(), *self._replaced]
+        self._freeing = len(self._replaced)
         return rows, list(self._forgetting), freed
 
     def taken(self, *, failed: bool) -> None:
         """Ends what `take` began; `failed` when nothing was stored and nothing freed."""
         doomed, self._doomed = self._doomed, {}
         self._forgetting = set()
+        self._storing = set()
         if not failed:
             self._forgotten |= doomed.keys() | self._left.keys()
             self._left = {}
+            del self._replaced[: self._freeing]
             return
         for key, ref in doomed.items():
             self._known.setdefault(key, _Named(ref, 0))
@@ -134,7 +165,7 @@ class BlobNames:
     def trim(self, most: int) -> None:
         """Drops known counts that are as stored, when there are too many."""
         if len(self._known) > most:
-            keep = self._changed | self._dead.keys()
+            keep = self._changed | self._storing | self._dead.keys()
             self._known = {key: self._known[key] for key in keep if key in self._known}
 
     def _find(self, key: BlobKey) -> _Named | None:

@@ -38,6 +38,8 @@ NAMES_MAX = 100_000
 """Names in memory, 120 bytes each."""
 PIECE_BYTES = 16 << 20
 """Content that is erased in one go: 4,096 extents at worst, 30 ms."""
+LOADED_BYTES = 16 << 20
+"""Inline contents, and as much of extended attributes, that may stay in memory once stored."""
 LISTED_MAX = 8192
 """Names of a directory whose attributes are read together."""
 BLOBS_MAX = 16_384
@@ -96,6 +98,8 @@ class TreeState:
         self._bodies: dict[int, Body] = {}
         self._xattrs: dict[int, dict[bytes, bytes]] = {}
         self._names_count = 0
+        self._loaded_bytes = 0
+        self._attrs_most = INODES_MAX
         self.changed = Changed()
         self.flushing = Changed()
         self._flushing_extents: dict[int, dict[int, Extent | None]] = {}
@@ -130,7 +134,8 @@ class TreeState:
         """The inode of a name, 0 when there is none."""
         directory = self._dirs.get(parent)
         if directory is None:
-            directory = self._dirs[parent] = Directory(complete=False)
+            gone = parent not in self._attrs and self._is_gone(parent)
+            directory = self._dirs[parent] = Directory(complete=gone)
         code = directory.names.get(name)
         if code is not None:
             return code >> 4
@@ -180,7 +185,7 @@ class TreeState:
             stored = ino < self._stored_below
             body = self._bodies[ino] = Body(
                 self.blobs,
-                partial(self._tables.extents, ino) if stored else None,
+                partial(self._extents, ino) if stored else None,
                 partial(self._tables.last_start, ino) if stored else None,
             )
         return body
@@ -216,6 +221,7 @@ class TreeState:
         if found is None:
             found = self._tables.xattrs(ino) if ino < self._stored_below else {}
             self._xattrs[ino] = found
+            self._loaded_bytes += _xattrs_weight(found)
         return found
 
     # Changes (meta_changes.Tree)
@@ -264,6 +270,10 @@ class TreeState:
         used = attr.used
         body.pinned = True
         for extent in extents:
+            if extent.blob is not None:
+                self.blobs.renew(extent.blob)
+            else:
+                self._loaded_bytes += extent.length
             used += body.put(extent)
         size = max(attr.size, extents[-1].stop)
         self._attrs[ino] = attr.written(size, used, now_ns)
@@ -289,6 +299,7 @@ class TreeState:
             xattrs.pop(name, None)
         else:
             xattrs[name] = value
+            self._loaded_bytes += len(value)
         self.changed.xattrs.setdefault(ino, {})[name] = value
 
     # Flushing
@@ -362,8 +373,9 @@ class TreeState:
     def crowded(self) -> bool:
         """True when `trim` should be called, between two transactions."""
         return (
-            len(self._attrs) > INODES_MAX
+            len(self._attrs) > self._attrs_most
             or self._names_count > NAMES_MAX
+            or self._loaded_bytes > LOADED_BYTES
             or len(self._dirs) > INODES_MAX
         )
 
@@ -371,8 +383,15 @@ class TreeState:
         """Drops the oldest of what is as stored, where there is too much."""
         self.blobs.trim(BLOBS_MAX)
         _drop_oldest(self._attrs, self._pinned)
+        # Where most is pinned there is little to drop, and looking for it takes 10 ms.
+        self._attrs_most = max(INODES_MAX, len(self._attrs) * 9 // 8)
         _drop_oldest(self._bodies, self._pinned)
         _drop_oldest(self._xattrs, self._pinned)
+        if self._loaded_bytes > LOADED_BYTES:
+            self._loaded_bytes = sum((
+                _drop_heaviest(self._bodies, self._pinned, Body.weight),
+                _drop_heaviest(self._xattrs, self._pinned, _xattrs_weight),
+            ))  # fmt: skip
         if self._names_count > NAMES_MAX or len(self._dirs) > INODES_MAX:
             self._trim_names()
 
@@ -391,7 +410,8 @@ class TreeState:
             directory = self._drop_names(ino)
             if ino in unstored:
                 left = self._dirs[ino] = Directory(complete=False)
-                left.names = {name: directory.names[name] for name in unstored[ino]}
+                names = directory.names
+                left.names = {name: names[name] for name in unstored[ino] if name in names}
                 self._names_count += len(left.names)
 
     def _drop_names(self, ino: int) -> Directory:
@@ -400,6 +420,11 @@ class TreeState:
         return directory
 
     # Loading
+
+    def _extents(self, ino: int, start: int, stop: int) -> list[Extent]:
+        found = self._tables.extents(ino, start, stop)
+        self._loaded_bytes += sum(len(extent.data) for extent in found if extent.data)
+        return found
 
     def _load(self, ino: int) -> Attr:
         attr = None if self._is_gone(ino) else self._tables.inode(ino)
@@ -448,3 +473,25 @@ def _drop_oldest(cache: dict[int, T], pinned: Callable[[int], bool]) -> None:
         if not pinned(ino):
             del cache[ino]
             surplus -= 1
+
+
+def _drop_heaviest(
+    cache: dict[int, T], pinned: Callable[[int], bool], weight: Callable[[T], int]
+) -> int:
+    """Drops what was read first and is not pinned, till half of LOADED_BYTES is left, or less.
+
+    Returns the bytes that are left and not pinned.
+    """
+    weights = {ino: weight(each) for ino, each in cache.items() if not pinned(ino)}
+    left = sum(weights.values())
+    for ino, size in weights.items():
+        if left <= LOADED_BYTES // 2:
+            break
+        if size:
+            del cache[ino]
+            left -= size
+    return left
+
+
+def _xattrs_weight(xattrs: dict[bytes, bytes]) -> int:
+    return sum(map(len, xattrs.values()))

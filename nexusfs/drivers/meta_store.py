@@ -184,6 +184,8 @@ class TreeMeta:
 
     def extents(self, ino: int, start: int, stop: int) -> list[Extent]:
         """The extents that overlap [start, stop), whole, by start."""
+        if self._state.crowded:
+            self._state.trim()
         return self._state.body(ino).select(start, stop)
 
     def write(self, ino: int, extents: Sequence[Extent]) -> Stat:
@@ -210,6 +212,10 @@ class TreeMeta:
     def find_blob(self, digest: bytes, algorithm: str) -> BlobRef | None:
         """A blob of these bytes that is already stored."""
         return self._state.blobs.find(digest, algorithm)
+
+    def distrust(self, blob: BlobRef) -> None:
+        """Lets the same bytes be put anew, for a blob that could not be read."""
+        self._state.blobs.distrust(blob)
 
     def free(self, ino: int) -> None:
         """Erases an orphan; a large one piece by piece, in `reap`."""

@@ -11,12 +11,14 @@ it was not synced.
 Concurrency: one thread, but for the descriptors of `unsynced_fds`.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nexusfs.drivers.record_file import RecordFile
+from nexusfs.contracts.errors import KernelError
+from nexusfs.drivers.record_file import SYNC_FAILED, RecordFile
 from nexusfs.drivers.sqlite import fsync_directory
 
 _NUMBERS = struct.Struct("<QQ")
@@ -55,7 +57,7 @@ class OpJournal:
         self.pending_bytes = 0
         self._current = RecordFile(directory / "ops.0")
         self._other = RecordFile(directory / "ops.1")
-        self._other_is_free = True
+        self._other_is_free = False  # Until `restart`: both may hold what is not stored.
         fsync_directory(directory)
 
     def recover(self, stored: int) -> Iterator[Record]:
@@ -74,13 +76,19 @@ class OpJournal:
                     yield record
 
     def restart(self) -> None:
-        """Begins anew after `recover`: everything that was read is stored. NoSpaceError."""
+        """Begins anew after `recover`: everything that was read is stored. NoSpaceError.
+
+        Durably, where there was something: a number may be given again to another record, and what
+        is left of the old one must not come back after a power cut.
+        """
         self.settled = self.number
         self._other_is_free = True
         self.turned_at, self.pending_bytes = self.number, 0
         for file in (self._current, self._other):
-            file.found.clear()
             file.restart()
+            if file.found:
+                file.found.clear()
+                file.sync()
         self._other.unsynced = False  # It begins anew once more when its turn comes.
 
     def append(self, payload: bytes) -> int:
@@ -88,6 +96,7 @@ class OpJournal:
 
         Raises:
             NoSpaceError: ENOSPC.
+            KernelError: EIO, also for good after a sync that failed.
         """
         number = self.number + 1
         self._current.append(_NUMBERS.pack(number, self.settled) + payload)
@@ -109,13 +118,33 @@ class OpJournal:
         self._other.unsynced = False
 
     def unsynced_fds(self) -> list[int]:
-        """New descriptors to fdatasync and close, for all records so far."""
-        return [file.unsynced_fd() for file in (self._other, self._current) if file.unsynced]
+        """New descriptors to fdatasync and close, for all records so far. KernelError EIO."""
+        self.refuse_failed()
+        fds: list[int] = []
+        files = [file for file in (self._other, self._current) if file.unsynced]
+        try:
+            for file in files:
+                fds.append(file.unsynced_fd())
+        except KernelError:
+            for fd in fds:
+                os.close(fd)
+            self.mark_unsynced()
+            raise
+        return fds
 
     def mark_unsynced(self) -> None:
-        """A sync of `unsynced_fds` failed."""
+        """The descriptors of `unsynced_fds` were not used."""
         self._current.unsynced = True
         self._other.unsynced = not self._other_is_free
+
+    def fail(self) -> None:
+        """A sync of the store failed: no record is taken in any more."""
+        self._current.failed = self._other.failed = True
+
+    def refuse_failed(self) -> None:
+        """KernelError EIO after `fail`."""
+        if self._current.failed:
+            raise KernelError(SYNC_FAILED)
 
     def close(self, *, stored: bool) -> None:
         """Closes the files; `stored` says that no record is needed any more."""

@@ -3,16 +3,19 @@
 The file is a header with a generation, and records: length, CRC-32, payload. One write(2) a record:
 a microsecond or two, and it survives the death of the process; fdatasync puts it on disk. The file
 is written from its beginning again and not shortened, so that fdatasync seldom has a length to
-write. Each checksum is seeded with the generation, so that what an earlier one left behind the
-end is never taken for a record of this one.
+write. Each checksum is seeded with the generation, a random number, so that what an earlier one
+left behind the end is never taken for a record of this one; nor is a payload whose writer has put
+together what looks like a record.
 
 After a sync the next record begins on a page of its own, so that a power cut cannot harm what was
 synced by harming the page that was being written. Reading stops at the first record that does not
 check, neither where the last one ended nor on the next page, and the file is cut there: what
 follows must not come back when something of the same length is written before it.
 
-CRC-32 is zlib's; it finds what a crash leaves, not what a forger makes: the directory is the
-owner's alone.
+When the disk has refused a sync, nothing more is taken in: Linux drops what it could not write,
+and says so once, so a second sync would promise what is not there.
+
+CRC-32 is zlib's. Whoever may write to the directory can forge records: it is the owner's alone.
 
 Concurrency: one thread; `sync`, and a descriptor of `unsynced_fd`, may be used in another.
 """
@@ -23,9 +26,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from nexusfs.contracts.errors import KernelError
 from nexusfs.drivers.blob_local import translated
 
 PAGE_BYTES = 4096
+SYNC_FAILED = (
+    "the disk failed at a sync, and what was not synced may be lost: unmount, look at the disk, "
+    "and mount again"
+)
 _MAGIC = b"NXR1"
 _HEADER = struct.Struct("<4sIQ")
 """Magic, checksum of the generation, generation."""
@@ -41,18 +49,19 @@ class RecordFile:
         found: the payloads that were there at the open, oldest first.
         end: where the next record goes.
         unsynced: there are records that may not be on disk.
+        failed: a sync failed, and nothing more is taken in.
     """
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the file, reads it, and cuts off what is torn. OSError."""
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._generation = 0
         self._seed = 0
         self._synced = False  # The next record begins on a page of its own.
         self.end = 0
-        self.unsynced = False
+        self.unsynced = self.failed = False
         try:
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)  # What the disk has counts.
             self.found = list(self._scan(os.pread(self._fd, os.fstat(self._fd).st_size, 0)))
             os.ftruncate(self._fd, self.end)
             if not self.end:
@@ -72,28 +81,38 @@ class RecordFile:
             self.end = next_page(self.end)
         length = _LENGTH.pack(len(payload))
         checksum = zlib.crc32(payload, zlib.crc32(length, self._seed))
-        self._write(b"".join((length, _LENGTH.pack(checksum), payload)))
+        self._write(b"".join((length, _LENGTH.pack(checksum), payload)), self.end)
 
     def restart(self) -> None:
-        """Begins anew: the records so far are not needed any more. NoSpaceError."""
-        self._generation += 1
-        self._seed = _checksum(self._generation)
-        self.end = 0
+        """Begins anew: the records so far are not needed any more.
+
+        NoSpaceError ENOSPC, KernelError EIO: they are still there.
+        """
+        generation = int.from_bytes(os.urandom(8), "little")
+        seed = _checksum(generation)
+        self._write(_HEADER.pack(_MAGIC, seed, generation), 0)
+        self._seed = seed
         self._synced = False
-        self._write(_HEADER.pack(_MAGIC, self._seed, self._generation))
 
     def unsynced_fd(self) -> int:
         """A new descriptor to fdatasync and close, that makes all records so far durable."""
+        try:
+            fd = os.dup(self._fd)
+        except OSError as exc:
+            raise translated(exc) from exc
         self._synced = True
         self.unsynced = False
-        return os.dup(self._fd)
+        return fd
 
     def sync(self) -> None:
         """Puts all records so far on disk. Blocks; may run in any thread. KernelError EIO."""
+        if self.failed:
+            raise KernelError(SYNC_FAILED)
         self._synced = True
         try:
             os.fdatasync(self._fd)
         except OSError as exc:
+            self.failed = True
             raise translated(exc) from exc
 
     def close(self, *, empty: bool = False) -> None:
@@ -102,21 +121,22 @@ class RecordFile:
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, at: int) -> None:
+        if self.failed:
+            raise KernelError(SYNC_FAILED)
         try:
-            written = os.pwrite(self._fd, data, self.end)
+            written = os.pwrite(self._fd, data, at)
             while written < len(data):  # The disk is nearly full: the rest, or ENOSPC.
-                written += os.pwrite(self._fd, data[written:], self.end + written)
+                written += os.pwrite(self._fd, data[written:], at + written)
         except OSError as exc:
             raise translated(exc) from exc
-        self.end += len(data)
+        self.end = at + len(data)
         self.unsynced = True
 
     def _scan(self, data: bytes) -> Iterator[bytes]:
         if len(data) < _HEADER.size:
             return
         magic, seed, generation = _HEADER.unpack_from(data)
-        self._generation = generation
         if magic != _MAGIC or seed != _checksum(generation):
             return
         self._seed = seed

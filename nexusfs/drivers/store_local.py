@@ -34,6 +34,7 @@ from nexusfs.drivers.meta_store import TreeMeta
 from nexusfs.drivers.meta_tables import MetaTables
 from nexusfs.drivers.network import refuse_network
 from nexusfs.drivers.op_journal import OpJournal
+from nexusfs.drivers.record_file import SYNC_FAILED
 from nexusfs.drivers.room import Reserve, Room
 from nexusfs.drivers.sqlite import Connection, Database, fsync_directory
 
@@ -104,6 +105,7 @@ class LocalStore:
         self._sync: LocalTicket | None = None
         self._flush: FlushRound | None = None
         self._freed_at = -1
+        self._recovered = False
         try:
             self._open(directory, blobs)
         except OSError as exc:
@@ -167,13 +169,14 @@ class LocalStore:
             log.info("%d operations were read from the journal", self._ops.number - stored)
             self.flush()
         self._ops.restart()
+        self._recovered = True
         for ino in self._tables.orphans():
             self.meta.free(ino)
 
     def _lost_blob(self, done: list[TreeChange]) -> CorruptError | None:
         for ref in blobs_of(done):
             try:
-                self.blobs.get(ref)
+                self.blobs.check(ref)
             except CorruptError as exc:
                 return exc
         return None
@@ -189,7 +192,10 @@ class LocalStore:
         return dead if dead > share else share  # `max` takes twice as long, and all calls ask.
 
     def begin_sync(self) -> LocalTicket:
-        """Starts a round that covers everything acknowledged so far."""
+        """Starts a round that covers everything acknowledged so far.
+
+        KernelError EIO: a sync has failed before, or there are no descriptors left.
+        """
         if self._sync is not None:
             # What it covers is not counted as unsynced any more, so this one must not overtake it.
             with suppress(KernelError):
@@ -197,7 +203,14 @@ class LocalStore:
             self.end_sync(self._sync)
         if self._ops.number == self._synced:
             return LocalTicket(self._synced, Unsynced([], 0), [])
-        self._sync = LocalTicket(self._ops.number, self.blobs.unsynced(), self._ops.unsynced_fds())
+        fds = self._ops.unsynced_fds()
+        try:
+            self._sync = LocalTicket(self._ops.number, self.blobs.unsynced(), fds)
+        except KernelError:
+            self._ops.mark_unsynced()
+            for fd in fds:
+                os.close(fd)
+            raise
         return self._sync
 
     def end_sync(self, ticket: SyncTicket) -> None:
@@ -206,7 +219,8 @@ class LocalStore:
             return
         ticket, self._sync = self._sync, None
         if ticket.failed:
-            self._ops.mark_unsynced()
+            log.critical("%s", SYNC_FAILED)
+            self._ops.fail()
             return
         self.blobs.synced(ticket.blobs)
         self._ops.settled = max(self._ops.settled, ticket.number)
@@ -263,7 +277,7 @@ class LocalStore:
         self._set_pace()
 
     def _close_ops(self) -> None:
-        self._ops.close(stored=not self._state.changed)
+        self._ops.close(stored=self._recovered and not self._state.changed)
 
     def _make_room(self, removing: bool) -> bool:
         """Frees dead blobs and unused pages; see `Room.make`.

@@ -108,10 +108,12 @@ class Content:
 
     def _get(self, ref: BlobRef) -> bytes:
         """The bytes of a blob, which a flush may have moved since its place was noted."""
-        try:
-            return self._blobs.get(ref)
-        except CorruptError:
-            now = self._meta.find_blob(ref.digest, ref.algorithm)
-            if now is None or now.place == ref.place:
-                raise
-            return self._blobs.get(now)
+        while True:
+            try:
+                return self._blobs.get(ref)
+            except CorruptError:
+                now = self._meta.find_blob(ref.digest, ref.algorithm)
+                if now is None or now.place == ref.place:
+                    self._meta.distrust(ref)
+                    raise
+                ref = now

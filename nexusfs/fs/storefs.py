@@ -346,6 +346,7 @@ class StoreFile(File):
         old = attr.atime_ns
         if old <= attr.mtime_ns or old <= attr.ctime_ns or now - old > ATIME_AGE_NS:
             self._fs.meta.touch(self._ino, now)
+            self._fs.write_back.changed()
 
 
 def _check_name(name: bytes) -> None:

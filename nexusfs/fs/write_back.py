@@ -32,6 +32,7 @@ class WriteBack:
         self._store = store
         self._running = False
         self._clean = False
+        self._said = ""
         self._some = trio.Event()
         self._much = trio.Event()
         self._round = trio.Event()
@@ -82,15 +83,19 @@ class WriteBack:
         try:
             while self._store.reap():
                 await trio.lowlevel.checkpoint()
-            await self._round_of_flush()
-        except NoSpaceError:
-            return self._flush_with_the_reserve()
+            try:
+                await self._round_of_flush()
+            except NoSpaceError:
+                self._store.flush()  # With the space of the reserve.
         except KernelError as exc:
-            log.error("what was acknowledged waits in the journal, the disk refused it: %s", exc)
+            if str(exc) != self._said:
+                log.error("what was acknowledged waits in the journal: %s", exc)
+            self._said = str(exc)
             return False
         except Exception:  # A bug must not end the mount; the journal has everything.
             log.exception("what was acknowledged waits in the journal, the flush failed")
             return False
+        self._said = ""
         return True
 
     async def _round_of_flush(self) -> None:
@@ -102,11 +107,3 @@ class WriteBack:
                 await trio.to_thread.run_sync(round_.write, limiter=_THREADS)
         finally:
             round_.end()
-
-    def _flush_with_the_reserve(self) -> bool:
-        try:
-            self._store.flush()
-        except KernelError as exc:
-            log.warning("what was acknowledged waits in the journal for space: %s", exc)
-            return False
-        return True

@@ -35,28 +35,23 @@ class MountTable:
         """Puts a file over an ordinary one of that name, which keeps the directory from going."""
         self.files[directory.ino, name] = node
 
-    async def lookup(self, cred: Credentials, parent: Node, name: bytes) -> Node:
-        """The node of `name` in `parent`. NotFoundError, NotDirectoryError, NameTooLongError."""
+    def _mounted(self, parent: Node, name: bytes) -> Node | None:
+        """What covers `name` in `parent`. NameTooLongError."""
         if len(name) > NAME_MAX:
             raise NameTooLongError("a name may have 255 bytes")
         if parent is self.root:
             tree = self.trees.get(name)
             if tree is not None:
                 return tree
-        covered = self.files.get((parent.ino, name))
-        if covered is not None:
-            return covered
-        return await parent.lookup(cred, name)
+        return self.files.get((parent.ino, name))
+
+    async def lookup(self, cred: Credentials, parent: Node, name: bytes) -> Node:
+        """The node of `name` in `parent`. NotFoundError, NotDirectoryError, NameTooLongError."""
+        return self._mounted(parent, name) or await parent.lookup(cred, name)
 
     async def find(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
         """As `lookup`, but None for a name that does not exist and could be made."""
-        if len(name) > NAME_MAX:
-            raise NameTooLongError("a name may have 255 bytes")
-        if parent is self.root:
-            tree = self.trees.get(name)
-            if tree is not None:
-                return tree
-        return await parent.find(cred, name)
+        return self._mounted(parent, name) or await parent.find(cred, name)
 
     async def entries(self, cred: Credentials, directory: Node) -> list[DirEntry]:
         """All names of a directory, mounted trees included."""

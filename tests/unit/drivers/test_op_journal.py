@@ -8,7 +8,10 @@ from nexusfs.drivers.op_journal import OpJournal, Record
 def fresh(directory: Path, stored: int = 0) -> tuple[OpJournal, list[Record]]:
     """A journal over what is in the directory, and what it recovered."""
     journal = OpJournal(directory)
-    return journal, list(journal.recover(stored))
+    records = list(journal.recover(stored))
+    if not records:
+        journal.restart()
+    return journal, records
 
 
 def payloads(directory: Path, stored: int = 0) -> list[bytes]:

@@ -1,6 +1,5 @@
 """The directory of a store: lock, version, mode, durability by the words of the system calls."""
 
-import errno
 import os
 import signal
 import sqlite3
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nexusfs.contracts.errors import BusyError, KernelError, UnavailableError
+from nexusfs.contracts.errors import BusyError, UnavailableError
 from nexusfs.contracts.node import NewNode
 from nexusfs.contracts.store import ROOT_INO, Extent
 from nexusfs.drivers.store_local import open_store
@@ -121,26 +120,6 @@ def test_a_sync_makes_the_journal_durable_and_stores_nothing(
     store.sync()
 
     assert synced == ["00000001.seg", "ops.0"]
-    store.close()
-
-
-def test_a_sync_that_fails_is_an_error_and_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_store(tmp_path / "s")
-    store.meta.create(ROOT_INO, b"a", FILE)
-
-    def broken(fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patch, pytest.raises(KernelError, match="disk"):
-        patch.setattr(os, "fdatasync", broken)
-        store.sync()
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", synced.append)
-    store.sync()
-
-    assert len(synced) == 1
     store.close()
 
 

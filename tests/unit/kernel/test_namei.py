@@ -256,3 +256,19 @@ async def test_a_step_checks_search_permission(calls: Syscalls) -> None:
     parent, _ = await calls.sys_lookup(ROOT, "/d")
 
     assert await error(calls, At(parent, b"e"), ALICE) is AccessError
+
+
+async def test_every_way_to_ask_for_a_name_finds_what_is_mounted_over_it(calls: Syscalls) -> None:
+    await tree(calls)
+    directory, _ = await calls.sys_lookup(ROOT, "/d")
+    mounted, _ = await calls.sys_lookup(ROOT, "/d/e/f")
+    await calls.sys_mknod(ROOT, "/d/covered", stat.S_IFREG | 0o644)
+    calls.vfs.mounts.mount_file(directory, b"covered", mounted)
+
+    at = At(directory, b"covered")
+    found = await calls.sys_find(ROOT, at)
+
+    assert found is not None
+    assert found[0] is mounted
+    assert (await calls.sys_lookup(ROOT, at))[0] is mounted
+    assert await calls.sys_find(ROOT, At(directory, b"absent")) is None
