@@ -200,7 +200,7 @@ class Kernel:
                 asker,
                 name=process.agent_id,
                 show=process.show,
-                over=process.programs_are_over,
+                over=partial(process.programs_are_over, process.rights.grants()),
                 grants=process.rights.paths(),
             )
         return self.sandboxes.programs_of(asker)

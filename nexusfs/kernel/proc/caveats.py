@@ -21,6 +21,8 @@ from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.contracts.rights import Grant, Rules, access_of, grant, joined
 
 Globs = tuple[str, ...]
+Lists = tuple[tuple[Grant, ...], ...]
+"""Lists of paths that must all grant a file call; empty: all paths."""
 
 
 def matches(globs: Globs | None, name: str) -> bool:
@@ -150,7 +152,7 @@ class Rights:
     above: "Rights | None" = None
     _tree: Tree = field(default_factory=Tree)
     _known: dict[str, bool] | None = None
-    _paths: tuple[tuple[Grant, ...], ...] = ()
+    _paths: Lists = ()
     _generation: int = -1
 
     def hang_below(self, above: "Rights | None") -> None:
@@ -167,9 +169,8 @@ class Rights:
         if self._tree.waiters is not None:
             self._tree.waiters.unpark_all()
 
-    async def paths_change(self) -> None:
-        """Suspends until other paths are granted than now. Cancelling has no effect."""
-        before = self.grants()
+    async def paths_change(self, before: Lists) -> None:
+        """Suspends while the same paths are granted as `before`. Cancelling has no effect."""
         while self.grants() == before:
             self._tree.waiters = self._tree.waiters or trio.lowlevel.ParkingLot()
             await self._tree.waiters.park()
@@ -196,8 +197,8 @@ class Rights:
         """The pid of the nearest whose caveat is in the way of using something; None: nobody's."""
         return next((pid for pid, one in self.used() if not one.allows(kind, name)), None)
 
-    def grants(self) -> tuple[tuple[Grant, ...], ...]:
-        """The lists of paths that must all grant a file call; empty: all paths."""
+    def grants(self) -> Lists:
+        """The lists of paths that must all grant a file call."""
         if self._generation != self._tree.generation:
             self._forget()
         return self._paths

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
@@ -21,7 +22,7 @@ from nexusfs.contracts.proc import ProcState
 from nexusfs.kernel.clock import now_iso
 from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.budget import Account, Hold
-from nexusfs.kernel.proc.caveats import Rights
+from nexusfs.kernel.proc.caveats import Lists, Rights
 from nexusfs.kernel.proc.fold import line_of
 from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
@@ -285,10 +286,11 @@ class Steps:
         for call_id in list(self.open or ()):
             self.answer(call_id, text)
 
-    async def programs_are_over(self) -> str:
-        """Suspends until no program of it may go on, and says why. Cancelling has no effect.
+    async def programs_are_over(self, granted: Lists) -> str:
+        """Suspends until no program with these paths may go on, and says why.
 
-        A program has the paths that it was started with, so it ends when they are cut.
+        A program has the paths that it was started with, so it ends when they are cut. Cancelling
+        has no effect.
         """
         why = ""
         async with trio.open_nursery() as nursery:
@@ -300,5 +302,6 @@ class Steps:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(first, self.has_ended, "its agent ended")
-            nursery.start_soon(first, self.rights.paths_change, "the paths of its agent were cut")
+            cut = partial(self.rights.paths_change, granted)
+            nursery.start_soon(first, cut, "the paths of its agent were cut")
         return why

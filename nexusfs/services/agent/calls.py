@@ -34,7 +34,10 @@ UNKNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tool call of a model; without `arguments`, `fault` says why they are no JSON object."""
+    """One tool call of a model; without `arguments`, `fault` says why they are no JSON object.
+
+    One of a tool that was not `offered` is refused, each time that it runs.
+    """
 
     call_id: str
     name: str
@@ -42,6 +45,7 @@ class Call:
     fault: str = ""
     read_only: bool = False
     repeatable: bool = False
+    offered: bool = True
 
 
 class Calls:
@@ -97,8 +101,8 @@ class Calls:
 
         Before it is noted as begun: so a call that waits for an answer at a crash waits again.
         """
-        if call.arguments is None:
-            return call
+        if call.arguments is None or not call.offered:
+            return call  # running it says what is wrong
         try:
             arguments = await self._dispatcher.sys_permit(
                 self._process.cred, call.name, call.arguments, call.call_id, wait=wait
@@ -106,7 +110,7 @@ class Calls:
         except (AccessError, QuotaError) as exc:
             return replace(call, arguments=None, fault=str(exc))
         except (UnknownToolError, InvalidError):
-            return call  # running it says what is wrong
+            return call
         return replace(call, arguments=arguments)
 
     def _groups(self, calls: list[Call]) -> list[list[Call]]:
@@ -223,7 +227,7 @@ def _call_of(raw: dict[str, Any], tools: Sequence[Tool], cwd: str) -> Call:
         return Call(raw["id"], name, None, "the arguments must be a JSON object")
     tool = next((one for one in tools if one.name == name), None)
     if tool is None:
-        return Call(raw["id"], name, arguments, repeatable=True)  # it is refused each time
+        return Call(raw["id"], name, arguments, repeatable=True, offered=False)
     return Call(
         raw["id"], name, arguments,
         read_only=tool.read_only, repeatable=tool.repeatable(cwd, arguments),
