@@ -157,9 +157,12 @@ def find_mount(given: str | os.PathLike[str] | None = None) -> Mount:
     for directory in (here, *here.parents):
         if _is_mount(directory):
             return Mount(directory)
-    found = [path for path in mounted_paths(_mount_table()) if _is_mount(path)]
+    dead = [directory for directory in (here, *here.parents) if _is_dead(directory)]
+    if dead:
+        raise ClientError(errno.ENODEV, _dead(dead[-1]))
+    found = [path for path in mounted_paths(_mount_table()) if _is_mount(path) or _is_dead(path)]
     if len(found) == 1:
-        return Mount(found[0])
+        return _checked(found[0])
     if not found:
         raise ClientError(errno.ENODEV, "nothing is mounted: try `nexusfs mount MNT`, or say --mnt")
     several = ", ".join(map(str, found))
@@ -185,7 +188,7 @@ def _checked(path: Path) -> Mount:
             (path / mark).stat()
     except OSError as exc:
         if exc.errno == errno.ENOTCONN:
-            why = f"the mount at {path} is dead; clear it with: nexusfs umount {path}"
+            why = _dead(path)
         elif exc.errno == errno.EACCES:
             why = f"{path} may not be entered by this user; mount it with --allow-other"
         else:
@@ -199,6 +202,22 @@ def _is_mount(path: Path) -> bool:
         return all((path / mark).exists() for mark in MARKS)
     except OSError:
         return False
+
+
+def _is_dead(path: Path) -> bool:
+    """True for a mount whose daemon is gone: what was meant was perhaps that one.
+
+    statvfs always asks the daemon; stat may be answered from Linux's cache for an hour.
+    """
+    try:
+        os.statvfs(path)
+    except OSError as exc:
+        return exc.errno == errno.ENOTCONN
+    return False
+
+
+def _dead(path: Path) -> str:
+    return f"the mount at {path} is dead: mount it again with nexusfs mount {path}"
 
 
 def _mount_table() -> str:

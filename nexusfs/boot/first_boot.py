@@ -88,7 +88,7 @@ async def mount_audit(calls: Syscalls, log: AuditLog, backing: Backing) -> None:
         await bound.write_file(path, b"")
     directory, _ = await bound.sys_lookup(AUDIT_DIR)
     node = AuditNode(log, backing.uid, backing.gid)
-    calls.vfs.mounts.mount_file(directory, AUDIT_NAME, node)
+    await calls.vfs.mounts.mount_file(directory, AUDIT_NAME, node)
 
 
 def own_credentials() -> Credentials:

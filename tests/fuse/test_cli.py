@@ -181,6 +181,19 @@ def test_kill_knows_a_verb_by_all_its_names(mnt: Path, idle: str, words: list[st
     assert nexusfs(mnt, "wait", idle).returncode == 137
 
 
+def test_kill_sends_what_follows_a_verb_too(mnt: Path, idle: str) -> None:
+    assert nexusfs(mnt, "kill", "-s", "steer be brief", idle).returncode == 0
+
+    assert '"text":"be brief"' in (mnt / "proc" / idle / "events").read_text()
+
+
+def test_arguments_that_do_not_end_are_one_line(mnt: Path) -> None:
+    done = nexusfs(mnt, "call", "grep", '{"pattern": "x"')
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "close every {" in done.stderr
+
+
 def test_kill_of_nobody_and_an_unknown_verb_are_one_line_each(mnt: Path, idle: str) -> None:
     nobody = nexusfs(mnt, "kill", "99999")
     unknown = nexusfs(mnt, "kill", "-s", "hurt", idle)

@@ -287,6 +287,9 @@ def test_the_audit_log_cannot_be_changed_and_verifies(mnt: Path, mounts: Mounts)
 
     for script in ("echo x >> $1", "echo x > $1", "rm -f $1", "mv $1 $1.old", "truncate -s 0 $1"):
         assert sh(mnt, script, log).returncode != 0, script
+    for script in ("mv $1 $1.old", "rm -rf $1", "mkdir -p new; mv -T --exchange new $1"):
+        for directory in (log.parent, log.parent.parent):
+            assert sh(mnt, script, directory).returncode != 0, script
     done = mounts.run("audit", "verify", env={"NEXUSFS_MNT": str(mnt)})
 
     assert done.returncode == 0 and "the chain is whole" in done.stdout

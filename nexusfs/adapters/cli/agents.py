@@ -17,7 +17,7 @@ from nexusfs.adapters.client import ClientError, Ended, Mount
 OWN_FAILURE, NOT_STARTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses of a command that runs another. Source: env(1), timeout(1), docker-run(1)."""
 
-VERBS = ["term", "kill", "int", "stop", "cont", "checkpoint", "reap"]
+VERBS = ["term", "kill", "int", "stop", "cont", "checkpoint", "reap", "steer", "nice"]
 _NUMBERS = {"2": "int", "9": "kill", "15": "term", "18": "cont", "19": "stop"}
 
 
@@ -176,14 +176,17 @@ def wait(mount: Mount, pids: tuple[int, ...]) -> int:
 def verb_of(name: str) -> str:
     """The verb of ctl that a signal's name or number means: KILL, SIGKILL and 9 are kill.
 
+    What follows the name belongs to the verb: `steer TEXT`.
+
     Raises:
         click.UsageError: nothing that a verb could be; the kernel knows which ones there are.
     """
-    verb = name.lower().removeprefix("sig")
+    word, blank, rest = name.partition(" ")
+    verb = word.lower().removeprefix("sig")
     verb = _NUMBERS.get(verb, verb)
     if not re.fullmatch(r"[a-z_]+", verb):
         raise click.UsageError(f"{name!r} is no verb; one of: {' '.join(VERBS)}")
-    return verb
+    return verb + blank + rest
 
 
 @click.command(
@@ -192,6 +195,7 @@ def verb_of(name: str) -> str:
         "nexusfs kill -9 7 8",
         "nexusfs kill -s stop 7 && nexusfs kill -s cont 7",
         "nexusfs kill -s checkpoint 7",
+        "nexusfs kill -s 'steer look at b.txt too' 7",
         "nexusfs kill 7 --reason 'wrong branch'",
     )
 )

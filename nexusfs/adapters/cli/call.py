@@ -55,11 +55,28 @@ def unknown(tool: str, known: list[str]) -> str:
 
 def _arguments(mount: Mount, tool: str, words: tuple[str, ...]) -> bytes:
     if words == ("-",):
-        return sys.stdin.buffer.read()
+        return _ended(tool, sys.stdin.buffer.read())
     if len(words) == 1 and words[0].lstrip().startswith("{"):
-        return words[0].encode("utf-8", "surrogateescape")
+        return _ended(tool, words[0].encode("utf-8", "surrogateescape"))
     schema = json.loads(mount.read(f"dispatch/{tool}")).get("inputSchema") or {} if words else {}
     return json.dumps(from_words(words, schema), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _ended(tool: str, request: bytes) -> bytes:
+    """The request, if it ends: the kernel would wait for the rest, and says all that is wrong else.
+
+    Raises:
+        ClientError: EINVAL.
+    """
+    text = request.decode("utf-8", "replace").rstrip()
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as exc:
+        if exc.pos >= len(text) or exc.msg.startswith("Unterminated"):
+            raise ClientError(
+                errno.EINVAL, f"{tool}: the arguments do not end: close every {{ with a }}"
+            ) from None
+    return request
 
 
 def from_words(words: tuple[str, ...], schema: dict[str, Any]) -> dict[str, Any]:

@@ -86,12 +86,15 @@ def effective_spec(
     own_paths = _with_own(spec, parent)
     caveats = (*caveats, Caveat.of(spec.model_copy(update={"paths": own_paths})))
     rights = Rights(0, caveats, above)
-    model = _model_of(spec, parent, settings.default_model)
-    _check_handed_on(spec.model_copy(update={"model": model}), base, parent)
+    model, where = _model_of(spec, parent, settings.default_model)
+    _check_handed_on(
+        spec.model_copy(update={"model": model, "model_settings": where}), base, parent
+    )
     zone = _zone_of(wanted, spec, parent)
     granted = tuple(name for name in tools if rights.denier("tools", name) is None)
     fields = {
-        **dict(spec), "model": model, "tools": granted, "disallowed_tools": (), "zone": zone,
+        **dict(spec), "model": model, "model_settings": where, "tools": granted,
+        "disallowed_tools": (), "zone": zone,
     }  # fmt: skip
     if parent is not None and rights.grants():
         fields["paths"] = rights.paths()
@@ -173,10 +176,15 @@ def _with_own(spec: AgentSpec, parent: Process | None) -> tuple[Grant, ...] | No
     return tuple(dict.fromkeys(own))
 
 
-def _model_of(spec: AgentSpec, parent: Process | None, default_model: str) -> str:
+def _model_of(
+    spec: AgentSpec, parent: Process | None, default_model: str
+) -> tuple[str, dict[str, Any]]:
+    """The model and its settings: who inherits a model gets it where its parent has it."""
     if spec.model != "inherit":
-        return spec.model
-    return parent.spec.model if parent else default_model
+        return spec.model, spec.model_settings
+    if parent is None:
+        return default_model, spec.model_settings
+    return parent.spec.model, {**parent.spec.model_settings, **spec.model_settings}
 
 
 def _check_handed_on(spec: AgentSpec, base: AgentSpec | None, parent: Process | None) -> None:

@@ -288,6 +288,7 @@ class Vfs:
         if target is not None and target is node and plain:
             return  # Two names of one inode stay, whoever asks. Source: rename(2).
         node = await self._removable(cred, source)
+        self.mounts.check_stays(node, source.name)
         is_dir = (await node.stat()).is_dir
         if not is_dir and (source.slash or (goal.slash and flags != RENAME_EXCHANGE)):
             raise NotDirectoryError("not a directory")
@@ -328,6 +329,7 @@ class Vfs:
         await self.walker.guard.check(cred, goal.parent, os.W_OK)
         if target is None:
             return
+        self.mounts.check_stays(target, goal.name)
         await self.walker.guard.check_moved(cred, target, goal.parent)
         target_st = await target.stat()
         if goal.slash and not target_st.is_dir:

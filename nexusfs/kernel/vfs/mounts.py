@@ -1,5 +1,6 @@
 """The mount table: control trees at names of the root, and single files anywhere."""
 
+import os
 from dataclasses import dataclass, field
 
 from nexusfs.contracts.cred import Credentials
@@ -24,6 +25,7 @@ class MountTable:
     root: Node
     trees: dict[bytes, Node] = field(default_factory=dict)
     files: dict[tuple[int, bytes], Node] = field(default_factory=dict)
+    _ways: set[int] = field(default_factory=set)
 
     def mount(self, name: bytes, root: Node) -> None:
         """Puts a control tree at /`name`. ExistsError when the name is taken."""
@@ -31,9 +33,13 @@ class MountTable:
             raise ExistsError(f"already mounted: /{name.decode()}")
         self.trees[name] = root
 
-    def mount_file(self, directory: Node, name: bytes, node: Node) -> None:
-        """Puts a file over an ordinary one of that name, which keeps the directory from going."""
+    async def mount_file(self, directory: Node, name: bytes, node: Node) -> None:
+        """Puts a file over an ordinary one of that name; the directories on the way to it stay."""
         self.files[directory.ino, name] = node
+        above: Node | None = directory
+        while above is not None:
+            self._ways.add(above.ino)
+            above = await above.above()
 
     def _mounted(self, parent: Node, name: bytes) -> Node | None:
         """What covers `name` in `parent`. NameTooLongError."""
@@ -67,3 +73,8 @@ class MountTable:
             raise BusyError(f"/{name.decode()} is a control tree")
         if (parent.ino, name) in self.files:
             raise NotPermittedError(f"{name.decode()} is the kernel's: it is only ever read")
+
+    def check_stays(self, node: Node, name: bytes) -> None:
+        """BusyError EBUSY: a directory on the way to a mounted file keeps its name."""
+        if node.ino in self._ways:
+            raise BusyError(f"{os.fsdecode(name)!r} leads to a file of the kernel: it stays")

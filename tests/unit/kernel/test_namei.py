@@ -263,7 +263,7 @@ async def test_every_way_to_ask_for_a_name_finds_what_is_mounted_over_it(calls: 
     directory, _ = await calls.sys_lookup(ROOT, "/d")
     mounted, _ = await calls.sys_lookup(ROOT, "/d/e/f")
     await calls.sys_mknod(ROOT, "/d/covered", stat.S_IFREG | 0o644)
-    calls.vfs.mounts.mount_file(directory, b"covered", mounted)
+    await calls.vfs.mounts.mount_file(directory, b"covered", mounted)
 
     at = At(directory, b"covered")
     found = await calls.sys_find(ROOT, at)

@@ -236,6 +236,16 @@ async def test_an_inherited_model_is_the_parents_or_the_default(table: ProcessTa
     assert (child.spec.model, top.spec.model) == ("a/b", "offline/demo")
 
 
+async def test_an_inherited_model_is_where_the_parents_is(table: ProcessTable) -> None:
+    where = {"api_base": "http://there/v1", "temperature": 1}
+    parent = await spawned(table, model="a/b", model_settings=where)
+    child = await spawned(table, parent, model="inherit", model_settings={"temperature": 0})
+    other = await spawned(table, parent, model="c/d")
+
+    assert child.spec.model_settings == {"api_base": "http://there/v1", "temperature": 0}
+    assert other.spec.model_settings == {}
+
+
 async def test_the_effective_spec_can_be_spawned_again(table: ProcessTable) -> None:
     agent = await spawned(table, name="n", tools="g*", disallowed_tools="glob", labels={"a": "b"})
 
