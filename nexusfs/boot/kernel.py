@@ -159,6 +159,7 @@ class Kernel:
     def _set_slots(self) -> None:
         slots = self.processes.host.slots
         slots.total, slots.per_owner = self.config.model_slots, self.config.slots_per_owner
+        slots.ageing_s = self.config.slot_ageing_s
         slots.hand_on()
 
     def _identity(self, cred: Credentials) -> Identity:

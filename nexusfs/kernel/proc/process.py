@@ -25,7 +25,8 @@ from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
 from nexusfs.kernel.proc.rights import Rights
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
-from nexusfs.kernel.sched import Slots
+from nexusfs.kernel.sched.claim import Claim
+from nexusfs.kernel.sched.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,13 @@ class Process:
         "begun",
         "call_ids",
         "children",
+        "claim",
         "closing",
         "counts",
         "cred",
         "dropped",
         "ended_at",
+        "estimate_s",
         "exit_code",
         "halting",
         "host",
@@ -153,6 +156,8 @@ class Process:
         self.call_ids: set[str] | None = None
         self.waits: list[str] = []
         self.version = 0
+        self.claim: Claim | None = None
+        self.estimate_s = 0.0
         self._append = append
         self._changed_at_ns = now_ns()
         self._ending: Log | None = None
@@ -412,8 +417,19 @@ class Process:
         """A model slot for the block; wchan `slot` until there is one."""
         return ModelSlot(self)
 
-    def resume(self) -> None:
-        """Frees a program that waits at its pause point."""
+    def pause(self) -> None:
+        """Lets no further step begin. BusyError EBUSY unless it runs."""
+        self.move(ProcState.PAUSED)
+        self._stand_aside()
+
+    def _stand_aside(self) -> None:
+        """A paused process waits for no slot."""
+        if self.claim is not None and self.claim.task is not None:
+            self.host.slots.withdraw(self.claim)
+
+    def go_on(self) -> None:
+        """Frees a program that waits at its pause point. BusyError EBUSY unless it is paused."""
+        self.move(ProcState.RUNNING)
         if self._go is not None:
             self._go.set()
 

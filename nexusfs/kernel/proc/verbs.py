@@ -73,13 +73,11 @@ class Verbs:
 
     def stop(self, cred: Credentials, pid: int) -> None:
         """Pauses a process before its next step."""
-        self.check_live(cred, pid).move(ProcState.PAUSED)
+        self.check_live(cred, pid).pause()
 
     def cont(self, cred: Credentials, pid: int) -> None:
         """Lets a paused process go on."""
-        process = self.check_live(cred, pid)
-        process.move(ProcState.RUNNING)
-        process.resume()
+        self.check_live(cred, pid).go_on()
 
     def send(self, cred: Credentials, pid: int, text: str, source: str = "stdin") -> None:
         """A message for the next turn. PipeClosedError EPIPE when the process has ended."""
@@ -100,6 +98,8 @@ class Verbs:
         if value < process.nice and (cred.uid != 0 or cred.agent_pid):
             raise NotPermittedError(f"only root may lower the nice value below {process.nice}")
         process.record("nice", value=value)
+        if process.claim is not None:
+            process.host.slots.renice(process.claim, value)
 
     # -- checkpoints
 
@@ -116,7 +116,7 @@ class Verbs:
             self.check_live(cred, pid)
         ran = process.state is ProcState.RUNNING and not automatic
         if ran:
-            process.move(ProcState.PAUSED)
+            process.pause()
         try:
             info = await self.checkpoints.save(
                 process.cred, snapshot_of(process), automatic=automatic
@@ -125,8 +125,7 @@ class Verbs:
             if isinstance(exc, KernelError) and not process.state.ended:
                 process.record("checkpoint_failed", error=str(exc))
             if ran and process.state is ProcState.PAUSED:
-                process.move(ProcState.RUNNING)
-                process.resume()
+                process.go_on()
             raise
         if not process.state.ended:
             process.record(
