@@ -64,6 +64,10 @@ class Config(BaseSettings):
     slot_ageing_s: float = Field(
         30.0, ge=1, description="an agent that waits for a slot goes up a class each time"
     )
+    queue_max: int = Field(10_000, ge=1, description="agents that may wait for a slot")
+    resident_max: int = Field(
+        20_000, ge=1, description="agents that live at once; more, and the least important pause"
+    )
     stop_grace_s: float = Field(
         5.0, ge=0, description="how long a clean stop waits for tool calls under way"
     )

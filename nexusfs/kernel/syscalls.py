@@ -7,7 +7,7 @@ Each `sys_*` takes credentials first, passes the gate, and raises KernelError wi
 import contextlib
 import os
 import stat as _stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -307,6 +307,21 @@ class Syscalls:
             return await self.processes.spawn(cred, parsed, parent_pid)
         except KernelError as exc:
             self._refused(cred, "spawn", agent_id or _name_in(spec), exc)
+            raise
+
+    @syscall
+    async def sys_proc_spawn_batch(
+        self,
+        cred: Credentials,
+        specs: Sequence[AgentSpec | dict[str, Any]],
+        parent_pid: int | None = None,
+    ) -> list[ProcessInfo]:
+        """Creates and starts all of these agents, or none. See ProcessTable.spawn_batch."""
+        try:
+            parsed = [_spec_of(spec, {}) for spec in specs]
+            return await self.processes.spawn_batch(cred, parsed, parent_pid)
+        except KernelError as exc:
+            self._refused(cred, "spawn", " ".join(map(_name_in, specs)), exc)
             raise
 
     @syscall

@@ -24,8 +24,10 @@ from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
 from nexusfs.kernel.proc.rights import Rights
+from nexusfs.kernel.proc.scheduled import Scheduled
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
 from nexusfs.kernel.sched.claim import Claim
+from nexusfs.kernel.sched.room import Room
 from nexusfs.kernel.sched.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -45,10 +47,12 @@ class Host:
 
     Attributes:
         slots: of model calls.
+        room: for agents.
         on_disk: returns when everything journaled so far is on disk.
     """
 
     slots: Slots = field(default_factory=Slots)
+    room: Room = field(default_factory=Room)
     on_disk: Callable[[], Awaitable[None]] = _on_disk_already
 
 
@@ -61,7 +65,7 @@ class Counts:
     usage: Usage = field(default_factory=Usage)
 
 
-class Process:
+class Process(Scheduled):
     """One agent. See `contracts.proc.ProgramProcess` for what its program may do with it."""
 
     __slots__ = (
@@ -89,6 +93,7 @@ class Process:
         "dropped",
         "ended_at",
         "estimate_s",
+        "evicted",
         "exit_code",
         "halting",
         "host",
@@ -158,6 +163,7 @@ class Process:
         self.version = 0
         self.claim: Claim | None = None
         self.estimate_s = 0.0
+        self.evicted = False
         self._append = append
         self._changed_at_ns = now_ns()
         self._ending: Log | None = None
@@ -416,22 +422,6 @@ class Process:
     def model_slot(self) -> ModelSlot:
         """A model slot for the block; wchan `slot` until there is one."""
         return ModelSlot(self)
-
-    def pause(self) -> None:
-        """Lets no further step begin. BusyError EBUSY unless it runs."""
-        self.move(ProcState.PAUSED)
-        self._stand_aside()
-
-    def _stand_aside(self) -> None:
-        """A paused process waits for no slot."""
-        if self.claim is not None and self.claim.task is not None:
-            self.host.slots.withdraw(self.claim)
-
-    def go_on(self) -> None:
-        """Frees a program that waits at its pause point. BusyError EBUSY unless it is paused."""
-        self.move(ProcState.RUNNING)
-        if self._go is not None:
-            self._go.set()
 
     def waiting_for(self, what: str) -> "Waiting":
         """Shows `what` in wchan while entered."""

@@ -87,6 +87,7 @@ class ModelSlot:
         process = self._process
         slots, claim = process.host.slots, claim_of(process)
         process.claim = claim
+        process.host.room.expected.discard(process.pid)
         if process.state is not ProcState.PAUSED and slots.try_take(claim):
             return
         try:

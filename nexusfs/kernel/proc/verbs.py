@@ -75,10 +75,6 @@ class Verbs:
         """Pauses a process before its next step."""
         self.check_live(cred, pid).pause()
 
-    def cont(self, cred: Credentials, pid: int) -> None:
-        """Lets a paused process go on."""
-        self.check_live(cred, pid).go_on()
-
     def send(self, cred: Credentials, pid: int, text: str, source: str = "stdin") -> None:
         """A message for the next turn. PipeClosedError EPIPE when the process has ended."""
         self.check_listens(cred, pid).post(text, source)
@@ -97,9 +93,7 @@ class Verbs:
             raise InvalidError(f"nice takes a number from {NICE_MIN} to {NICE_MAX}")
         if value < process.nice and (cred.uid != 0 or cred.agent_pid):
             raise NotPermittedError(f"only root may lower the nice value below {process.nice}")
-        process.record("nice", value=value)
-        if process.claim is not None:
-            process.host.slots.renice(process.claim, value)
+        process.renice(value)
 
     # -- checkpoints
 
