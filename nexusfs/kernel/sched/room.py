@@ -52,6 +52,7 @@ class Room:
         """An agent makes room."""
         self._unline(pid)
         self._residents.pop(pid, None)
+        self.expected.discard(pid)
         self._evicted[pid] = importance
 
     def leave(self, pid: int) -> None:

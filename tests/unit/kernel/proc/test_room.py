@@ -218,6 +218,20 @@ async def test_who_has_nothing_to_do_yet_may_come_when_the_queue_is_full(
     assert len(small) == 3
 
 
+async def test_who_made_room_is_not_in_the_queue(small: ProcessTable) -> None:
+    async def program(_: ProgramProcess) -> Outcome:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    small.program = program
+    await agents(small, "low", "low", "low", task="go")
+
+    small.host.room.resident_max = 2
+    await spawned(small)
+
+    assert (len(evicted(small)), len(small.host.room.expected)) == (2, 1)
+
+
 async def test_who_has_ended_is_not_in_the_queue(small: ProcessTable) -> None:
     small.host.room.queue_max = 1
     (first,) = await agents(small, "low", task="go")
