@@ -12,5 +12,5 @@ each claim goes up a class for every `ageing_s` that it waits, without end; in a
 response ratio, (waiting + estimate) / estimate, weighted by nice.
 
 So the bound is: nobody who comes five times `ageing_s` after a claim of the same owner goes before
-it, and no owner is passed over for longer than that by owners who have used more.
+it, and an owner who is passed over for that long goes before all who are not.
 """
