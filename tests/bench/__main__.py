@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import agents, files, in_process, measures, sandbox, sched
+from tests.bench import agents, files, in_process, measures, rights, sandbox, sched
 from tests.bench.rivals import bench, filesystem
 from tests.bench.rows import Row
 
@@ -22,6 +22,7 @@ MEASURES = (
     | agents.MEASURES
     | sandbox.MEASURES
     | sched.MEASURES
+    | rights.MEASURES
 )
 
 

@@ -7,7 +7,8 @@ from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import CapacityError, KernelError
 from nexusfs.contracts.proc import Priority
-from nexusfs.kernel.proc.process import Host, Process
+from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.steps import Host
 from nexusfs.kernel.proc.verbs import Verbs
 
 log = logging.getLogger(__name__)

@@ -4,10 +4,9 @@ Concurrency: everything here runs in the trio thread, and nothing suspends but t
 methods that say so; between suspensions the fields agree with the journal.
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,44 +15,28 @@ from pydantic_core import to_json
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError, NoProcessError
+from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
 from nexusfs.contracts.times import ns_of
 from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
-from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
-from nexusfs.kernel.proc.rights import Rights
+from nexusfs.kernel.proc.budget import Account, Totals
+from nexusfs.kernel.proc.caveats import Rights
+from nexusfs.kernel.proc.fold import FOLDS, extend, limits_of, line_of
+from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.scheduled import Scheduled
-from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
-from nexusfs.kernel.sched.claim import Claim
-from nexusfs.kernel.sched.room import Room
-from nexusfs.kernel.sched.slots import Slots
+from nexusfs.kernel.proc.scopes import Resting, Turn
+from nexusfs.kernel.proc.steps import Host, Steps
 
 log = logging.getLogger(__name__)
 
 
+AFTER_THE_END = ("state", "reaped", "settled")
+"""Events that an ended process may still have."""
+
 NO_CHILDREN: frozenset[int] = frozenset()
 """What the many without children share: an empty set has 216 bytes."""
-
-
-async def _on_disk_already() -> None:
-    """A process without a journal on disk has nothing to wait for."""
-
-
-@dataclass(slots=True)
-class Host:
-    """What all processes of a table share.
-
-    Attributes:
-        slots: of model calls.
-        room: for agents.
-        on_disk: returns when everything journaled so far is on disk.
-    """
-
-    slots: Slots = field(default_factory=Slots)
-    room: Room = field(default_factory=Room)
-    on_disk: Callable[[], Awaitable[None]] = _on_disk_already
 
 
 @dataclass
@@ -65,61 +48,51 @@ class Counts:
     usage: Usage = field(default_factory=Usage)
 
 
-class Process(Scheduled):
+class Process(Scheduled, Steps):
     """One agent. See `contracts.proc.ProgramProcess` for what its program may do with it."""
 
     __slots__ = (
         "_append",
         "_changed_at_ns",
         "_ending",
-        "_errands",
         "_events",
-        "_go",
         "_mail_waiter",
         "_messages",
         "_stdout",
         "_transcript",
-        "_turn",
         "_unread",
+        "above",
         "agent_id",
         "asked_again",
         "begun",
         "call_ids",
         "children",
-        "claim",
         "closing",
         "counts",
-        "cred",
         "dropped",
         "ended_at",
-        "estimate_s",
         "evicted",
         "exit_code",
-        "halting",
-        "host",
+        "heirs",
         "installed",
         "intents",
         "kept_from",
+        "limit",
+        "live",
         "mail",
         "nice",
-        "open",
         "parent_pid",
-        "pid",
+        "questions_asked",
+        "reaped",
         "reason",
-        "resting",
         "result",
-        "rights",
         "rounds",
-        "scope",
-        "spec",
         "started_at",
         "started_ns",
-        "state",
         "summary",
         "trouble",
         "turns",
         "version",
-        "waits",
         "warnings",
     )  # fmt: skip
 
@@ -135,7 +108,11 @@ class Process(Scheduled):
         self.spec = spec
         self.agent_id = spec.name or spec.agent or f"agent-{pid}"
         self.installed = spec.agent
-        self.rights: Rights = ()
+        self.rights = Rights(pid)
+        self.account = Account(pid)
+        self.above: Process | None = None
+        self.heirs = 0
+        self.reaped = self.live = False
         self.state = ProcState.CREATED
         self.children: frozenset[int] | set[int] = NO_CHILDREN
         self.counts = Counts()
@@ -153,17 +130,18 @@ class Process(Scheduled):
         self.reason = self.result = ""
         self.warnings: tuple[str, ...] = ()
         self.dropped = self.closing = self.halting = self.resting = False
+        self.asked: dict[int, Question] | None = None
+        self._answers: trio.lowlevel.ParkingLot | None = None
+        self.questions_asked = 0
         self.rounds = self.asked_again = self.kept_from = self.nice = 0
-        self.summary = self.trouble = ""
+        self.summary = self.trouble = self.limit = ""
         self.open: dict[str, dict[str, Any]] | None = None
         self.intents: set[str] | None = None
         self.begun: set[str] | None = None
         self.call_ids: set[str] | None = None
         self.waits: list[str] = []
         self.version = 0
-        self.claim: Claim | None = None
-        self.estimate_s = 0.0
-        self.evicted = False
+        self.claim, self.estimate_s, self.evicted = None, 0.0, False
         self._append = append
         self._changed_at_ns = now_ns()
         self._ending: Log | None = None
@@ -178,6 +156,23 @@ class Process(Scheduled):
             self.children = set()
         assert isinstance(self.children, set)
         self.children.add(pid)
+
+    def be_born_of(self, parent: "Process | None") -> None:
+        """Says who spawned it, for good: what binds that one binds this one, adopted or not."""
+        self.above = parent
+        living = not self.state.ended
+        if parent is None:
+            self.account.hang_below(self.host.purse_of(self.cred.uid), living=living)
+            return
+        parent.heirs += 1
+        self.rights.hang_below(parent.rights)
+        self.account.hang_below(parent.account, living=living)
+
+    def book(self, **used: Any) -> None:
+        """Books a use of this process, for an event that is folded; fields of `Totals`."""
+        near = self.account.book(Totals(**used))
+        for text in near if self.live else ():
+            self.record("warning", text=text)
 
     def drop_child(self, pid: int) -> None:
         """Forgets a child."""
@@ -195,11 +190,13 @@ class Process(Scheduled):
         if self._unread is None:
             return
         lines, self._unread = self._unread(), None
+        booked, self.account = self.account, Account(self.pid)  # all of it is booked already
         self.counts = Counts()
         self.turns = self.rounds = 0
         self.warnings = tuple(json.loads(lines[0])["warnings"])
         for line in lines:
             self.apply(json.loads(line), line)
+        self.account = booked
         self.close_streams()
 
     @property
@@ -234,7 +231,7 @@ class Process(Scheduled):
         Raises:
             DisconnectedError: ENOTCONN, the process has ended: nothing happens to it any more.
         """
-        if self.state.ended and kind != "state":
+        if self.state.ended and kind not in AFTER_THE_END:
             raise DisconnectedError(f"process {self.pid} has ended")
         self._read()  # before a line is added that it would read too
         event = {"time": now_iso(), "type": kind, **fields}
@@ -245,6 +242,11 @@ class Process(Scheduled):
             event = json.loads(line)
         self._append(self.pid, line)
         self.apply(event, line)
+
+    def journal_if_ended(self) -> None:
+        """As `journal_if_possible`, for a process that has ended."""
+        if self.state.ended:
+            self.journal_if_possible()
 
     def journal_if_possible(self) -> None:
         """From now on a journal that cannot be written is a log line: the process is ending."""
@@ -299,6 +301,7 @@ class Process(Scheduled):
     def end(self, state: ProcState, exit_code: int, reason: str, result: str) -> None:
         """Records the end; one record, so that a crash cannot leave half of it."""
         self.check_move(state)
+        self.account.ended()
         self.record(
             "exit", state=state, exit_code=exit_code, reason=reason, result=result,
             totals=self.totals(),
@@ -312,6 +315,9 @@ class Process(Scheduled):
             "turns": self.turns, "model_calls": self.counts.model_calls,
             "tool_calls": self.counts.tool_calls, "input_tokens": used.input_tokens,
             "output_tokens": used.output_tokens, "cost_usd": used.cost_usd,
+            "limits": limits_of(self.account),
+            "settled": self.account.settled.to_json() if self.account.settled else {},
+            "caveats": [caveat.to_json() for caveat in self.rights.caveats],
         }  # fmt: skip
 
     def info(self) -> ProcessInfo:
@@ -379,105 +385,3 @@ class Process(Scheduled):
         while self.mail:
             self.record("input", message={"role": "user", "content": self.mail[0]})
         return count
-
-    # -- the running program
-
-    def say(self, text: str) -> None:
-        """A piece of live model text."""
-        self.stdout.push_live(text.encode("utf-8", "replace"))
-        self.show("text_delta", text=text)
-
-    def show(self, kind: str, **fields: Any) -> None:
-        """A line of events_pipe that lives until the next event is recorded; not journaled."""
-        self.events.push_live(line_of({"time": now_iso(), "type": kind, **fields}) + b"\n")
-
-    def unsay(self) -> None:
-        """Takes the live text back."""
-        self.stdout.drop_live()
-        self.events.drop_live()
-
-    async def pause_point(self) -> None:
-        """Suspends while the process is paused.
-
-        Raises:
-            DisconnectedError: ENOTCONN, the kernel is going: no further step begins.
-        """
-        while self.state is ProcState.PAUSED and not self.halting:
-            self._go = trio.Event()
-            with Resting(self):
-                await self._go.wait()
-        if self.halting:
-            raise DisconnectedError("the kernel is going")
-
-    def halt(self) -> None:
-        """Lets the step under way settle and no other begin; what rests ends at once."""
-        self.halting = True
-        if self.resting:
-            self.scope.cancel()
-
-    async def on_disk(self) -> None:
-        """Returns when everything journaled so far is on disk."""
-        await self.host.on_disk()
-
-    def model_slot(self) -> ModelSlot:
-        """A model slot for the block; wchan `slot` until there is one."""
-        return ModelSlot(self)
-
-    def waiting_for(self, what: str) -> "Waiting":
-        """Shows `what` in wchan while entered."""
-        return Waiting(self, what)
-
-    @contextlib.contextmanager
-    def errand(self) -> Iterator[None]:
-        """A block in which somebody else does something in the name of this process.
-
-        NoProcessError ESRCH when the process has ended, or ends meanwhile: the block is cut off.
-        """
-        scope = trio.CancelScope()
-        if not self.state.ended:
-            self._errands = self._errands or set()
-            self._errands.add(scope)
-            try:
-                with scope:
-                    yield
-            finally:
-                self._errands.discard(scope)
-            if not scope.cancelled_caught:
-                return
-        raise NoProcessError(f"agent {self.pid} has ended: its tools are gone")
-
-    def cancel(self) -> None:
-        """Cuts off the program, and all that is done in the name of the process."""
-        self.scope.cancel()
-        for scope in self._errands or ():
-            scope.cancel()
-
-    def turn_scope(self) -> "Turn":
-        """One turn, which `interrupt` can drop."""
-        self._turn = Turn(self)
-        return self._turn
-
-    def interrupt(self) -> None:
-        """Drops the current turn. BusyError EBUSY when there is none."""
-        if self._turn is None:
-            raise BusyError(f"process {self.pid} has no turn under way")
-        self._turn.cancel()
-
-    def end_turn(self) -> None:
-        """The turn is over, dropped or not."""
-        self._turn = None
-
-    def open_calls(self) -> list[dict[str, Any]]:
-        """Tool calls of the transcript that have no result yet, in order."""
-        return list((self.open or {}).values())
-
-    def answer(self, call_id: str, text: str) -> None:
-        """Gives an open call a result that no tool gave."""
-        name = (self.open or {})[call_id]["function"]["name"]
-        message = {"role": "tool", "tool_call_id": call_id, "name": name, "content": text}
-        self.record("tool_result", id=call_id, name=name, error=text, message=message)
-
-    def answer_open_calls(self, text: str) -> None:
-        """Gives every open call the result `text`."""
-        for call_id in list(self.open or ()):
-            self.answer(call_id, text)

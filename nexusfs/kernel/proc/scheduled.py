@@ -10,7 +10,7 @@ from nexusfs.kernel.sched.claim import Claim
 from nexusfs.kernel.sched.room import Importance
 
 if TYPE_CHECKING:
-    from nexusfs.kernel.proc.process import Host
+    from nexusfs.kernel.proc.steps import Host
 
 
 class Scheduled:

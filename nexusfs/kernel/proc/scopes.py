@@ -9,7 +9,7 @@ from nexusfs.contracts.proc import Priority, ProcState
 from nexusfs.kernel.sched.claim import Claim
 
 if TYPE_CHECKING:
-    from nexusfs.kernel.proc.process import Process
+    from nexusfs.kernel.proc.steps import Steps
 
 
 class Waiting:
@@ -17,7 +17,7 @@ class Waiting:
 
     __slots__ = ("_process", "_what")
 
-    def __init__(self, process: "Process", what: str) -> None:
+    def __init__(self, process: "Steps", what: str) -> None:
         self._process = process
         self._what = what
 
@@ -35,7 +35,7 @@ class Resting:
 
     __slots__ = ("_process",)
 
-    def __init__(self, process: "Process") -> None:
+    def __init__(self, process: "Steps") -> None:
         self._process = process
 
     def __enter__(self) -> None:
@@ -50,7 +50,7 @@ class Turn:
 
     __slots__ = ("_process", "_scope")
 
-    def __init__(self, process: "Process") -> None:
+    def __init__(self, process: "Steps") -> None:
         self._process = process
         self._scope = trio.CancelScope()
 
@@ -80,7 +80,7 @@ class ModelSlot:
 
     __slots__ = ("_process",)
 
-    def __init__(self, process: "Process") -> None:
+    def __init__(self, process: "Steps") -> None:
         self._process = process
 
     async def __aenter__(self) -> None:
@@ -114,7 +114,7 @@ class ModelSlot:
             process.estimate_s = (process.estimate_s or lasted_s) / 2 + lasted_s / 2
 
 
-def claim_of(process: "Process") -> Claim:
+def claim_of(process: "Steps") -> Claim:
     """What a process asks for when it wants a slot."""
     return Claim(
         process.cred.uid, process.pid, Priority.of(process.spec), process.nice, process.estimate_s

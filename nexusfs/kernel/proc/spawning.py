@@ -24,7 +24,7 @@ from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
 from nexusfs.kernel.proc.evicting import Evicting
-from nexusfs.kernel.proc.narrow import Plan, effective_spec
+from nexusfs.kernel.proc.narrow import Plan, Settings, effective_spec
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
 
@@ -37,17 +37,17 @@ AgentLoader = Callable[[Credentials, str], Awaitable[AgentSpec]]
 
 
 @dataclass(frozen=True, slots=True)
-class ProcSettings:
+class ProcSettings(Settings):
     """The configuration's part in processes.
 
     Attributes:
-        default_model: what `inherit` means for a top-level agent.
         retain_seconds, retain_count: how long, and how many, ended agents stay listed.
+        cost_usd_per_user_day: what all agents of one user may cost in one day, UTC; inf: anything.
     """
 
-    default_model: str = "offline/demo"
     retain_seconds: float = math.inf
     retain_count: int = 1000
+    cost_usd_per_user_day: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class Spawning(Evicting):
     settings: ProcSettings
     load_agent: AgentLoader
     check_cwd: Callable[[Credentials, str], Awaitable[None]]
+    settle_paths: Callable[[Credentials, AgentSpec], Awaitable[AgentSpec]]
     check_spec: Callable[[Credentials, AgentSpec], None]
     _journal: Journal
     _tool_names: Callable[[], list[str]]
@@ -118,6 +119,7 @@ class Spawning(Evicting):
             ExistsError: EEXIST, a singleton of that name lives.
             CapacityError: EAGAIN, the queue is full, or there is no room.
             NoProcessError: ESRCH, the parent has ended.
+            QuotaError: EDQUOT, a limit of its parent, or above, is reached.
             KernelError: what a pre_spawn hook says; nothing is left behind.
 
         Suspends while the installed agent or the checkpoint is read, in hooks, and while others
@@ -162,6 +164,8 @@ class Spawning(Evicting):
     ) -> list[tuple[Process, bool]]:
         """Makes them all, or none; False for one that its key has made before. Atomic."""
         plans = [start.plan for start in starts if start.plan is not None]
+        if plans:
+            self._check_limits(cred, len(plans))
         for plan in plans:
             self._check_time(cred, plan.spec)  # hooks and others may have taken long
         self._check_queue(starts)
@@ -198,8 +202,11 @@ class Spawning(Evicting):
 
     async def _wish_of(self, cred: Credentials, wanted: AgentSpec) -> _Wish:
         await self.check_cwd(cred, wanted.cwd)
+        wanted = await self.settle_paths(cred, wanted)
         if wanted.restore is None:
             base = await self.load_agent(cred, wanted.agent) if wanted.agent else None
+            if base is not None:
+                base = await self.settle_paths(cred, base)
             return _Wish(cred, wanted, base, None)
         snapshot = await self.checkpoints.load(cred, wanted.restore, wanted.name or wanted.agent)
         self._check_zone(cred, snapshot)
@@ -216,7 +223,7 @@ class Spawning(Evicting):
         """What the agent gets. All that can refuse a spawn, but for hooks, is in here."""
         plan = effective_spec(
             wish.wanted, wish.base, self._parent_of(wish.cred), self._tool_names(),
-            self.settings.default_model,
+            self.settings,
         )  # fmt: skip
         plan = _ranked(plan, wish, self._parent_of(wish.cred))
         self.check_spec(wish.cred, plan.spec)
@@ -227,9 +234,16 @@ class Spawning(Evicting):
         """What can change from one moment to the next. ENOTCONN, ESRCH, EEXIST."""
         if self._halting:
             raise DisconnectedError("the kernel is going: it starts nothing any more")
-        self._parent_of(cred)
+        self._check_limits(cred)
         if spec.singleton:
             self._check_single(spec.name or spec.agent)
+
+    def _check_limits(self, cred: Credentials, count: int = 1) -> None:
+        """QuotaError EDQUOT when limits of the parent, or of the user, admit no more agents."""
+        parent = self._parent_of(cred)
+        account = parent.account if parent else self.host.purse_of(cred.uid)
+        if account is not None:
+            account.check_spawn(count)
 
     def _create(self, wish: _Wish, plan: Plan) -> Process:
         """Makes the process and sets it going. Atomic."""
@@ -244,7 +258,7 @@ class Spawning(Evicting):
             self._journal.append,
             self.host,
         )
-        process.rights, process.warnings = plan.rights, plan.warnings
+        process.warnings = plan.warnings
         more = restored_fields(wish.snapshot, wish.wanted.task) if wish.snapshot else {}
         if parent is not None and parent.nice:
             more["nice"] = parent.nice
@@ -252,9 +266,11 @@ class Spawning(Evicting):
             "spawn", pid=pid, ppid=process.parent_pid, agent=process.agent_id,
             uid=cred.uid, gid=cred.gid,
             groups=sorted(cred.groups), time_ns=now_ns(), spec=plan.spec.to_dict(),
-            rights=[[c.allowed, c.denied] for c in plan.rights], warnings=list(plan.warnings),
+            limits=plan.limits, caveats=[caveat.to_json() for caveat in plan.caveats],
+            warnings=list(plan.warnings),
             **more,
         )  # fmt: skip
+        process.be_born_of(parent)
         process.answer_open_calls(RESTORED)
         self._processes[pid] = process
         if parent is not None:

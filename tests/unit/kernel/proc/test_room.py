@@ -19,6 +19,7 @@ from nexusfs.contracts.errors import (
     KernelError,
     NoSpaceError,
     NotPermittedError,
+    QuotaError,
 )
 from nexusfs.contracts.hooks import SpawnContext
 from nexusfs.contracts.proc import Outcome, Priority, ProgramProcess
@@ -288,6 +289,18 @@ async def test_a_batch_that_does_not_fit_into_the_queue_gets_none(small: Process
 
     assert len(small) == 0
     assert len(await small.spawn_batch(ROOT, [spec(task="go")] * 2)) == 2
+
+
+async def test_a_batch_that_is_over_its_parents_limit_of_children_gets_none(
+    table: ProcessTable,
+) -> None:
+    parent = await spawned(table, limits={"children": 2})
+
+    with pytest.raises(QuotaError):
+        await table.spawn_batch(parent.cred, [spec()] * 3)
+
+    assert len(table) == 1
+    assert len(await table.spawn_batch(parent.cred, [spec()] * 2)) == 2
 
 
 async def test_a_hook_that_refuses_one_of_a_batch_refuses_all(table: ProcessTable) -> None:
