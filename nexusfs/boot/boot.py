@@ -19,6 +19,7 @@ from nexusfs.boot.kernel import Backing, Kernel
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import NotPermittedError, UnavailableError
+from nexusfs.contracts.proc import Priority
 from nexusfs.contracts.tool import LABELS
 from nexusfs.drivers.audit_local import LocalAuditLog
 from nexusfs.drivers.store_local import open_store
@@ -96,8 +97,12 @@ def check_spec(router: ModelRouter, cred: Credentials, spec: AgentSpec) -> None:
     Raises:
         InvalidError: EINVAL, a model's name or a setting.
         NotPermittedError: EPERM, a script of the host, from another user than the kernel's own:
-            the kernel would open it with its own rights.
+            the kernel would open it with its own rights; or a priority above normal.
     """
+    if Priority.of(spec) < Priority.NORMAL and cred.uid not in (0, os.getuid()):
+        raise NotPermittedError(
+            "critical and high are for root and the user who mounted: they go before everybody's"
+        )
     check_settings(spec.model_settings)
     if spec.output_schema is not None:
         check_schema(spec.output_schema)

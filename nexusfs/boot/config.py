@@ -81,6 +81,13 @@ class Config(BaseSettings):
     retain_seconds: float | None = Field(None, ge=0, description="and how long; none: no limit")
     model_slots: int = Field(100, ge=1, description="model calls that run at once")
     slots_per_owner: int = Field(10, ge=1, description="of them, those of one user's agents")
+    slot_ageing_s: float = Field(
+        30.0, ge=1, description="an agent that waits for a slot goes up a class each time"
+    )
+    queue_max: int = Field(10_000, ge=1, description="agents that may wait for a slot")
+    resident_max: int = Field(
+        20_000, ge=1, description="agents that live at once; more, and the least important pause"
+    )
     stop_grace_s: float = Field(
         5.0, ge=0, description="how long a clean stop waits for tool calls under way"
     )

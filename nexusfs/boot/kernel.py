@@ -24,6 +24,7 @@ from nexusfs.contracts.tool import ToolContext
 from nexusfs.contracts.words import path_from_the_root
 from nexusfs.fs.dispatchfs import DispatchFs
 from nexusfs.fs.procfs import ProcFs
+from nexusfs.fs.sched_render import sched
 from nexusfs.fs.sysfs import SysFs
 from nexusfs.kernel.agentfile import load_installed
 from nexusfs.kernel.bound import BoundSyscalls
@@ -106,12 +107,13 @@ class Kernel:
         table.mount(b"proc", ProcFs(self.syscalls, self, uid, dispatch.agent_dir).root)
         table.mount(b"dispatch", dispatch.root)
         table.mount(
-            b"sys", SysFs(self._sys_files(), self.services, self.syscalls.error_log, self, uid).root
+            b"sys", SysFs(self._sys_files(), self._own_files(), self.services, self, uid).root
         )
         self.gauges["open_handles"] = lambda: len(self.syscalls.descriptors.files)
         self.gauges["running_tools"] = lambda: self.tools.running
         self.gauges["model_slots_in_use"] = lambda: self.processes.host.slots.in_use
         self.gauges["model_slots_waiting"] = lambda: self.processes.host.slots.waiting
+        self.gauges["agents_evicted"] = lambda: len(self.processes.host.room.evicted)
 
     # -- what control files need (kernfs.Background)
 
@@ -139,6 +141,7 @@ class Kernel:
         self.processes.configure(self._proc_settings())
         self.syscalls.approvals.all_three = config.rights.all_three_labels
         self._set_slots()
+        self.processes.refill()
         for listener in self.on_reload:
             listener(config)
         log.info("configuration reloaded from %s", self.config_path)
@@ -172,6 +175,9 @@ class Kernel:
     def _set_slots(self) -> None:
         slots = self.processes.host.slots
         slots.total, slots.per_owner = self.config.model_slots, self.config.slots_per_owner
+        slots.ageing_s = self.config.slot_ageing_s
+        room = self.processes.host.room
+        room.resident_max, room.queue_max = self.config.resident_max, self.config.queue_max
         slots.hand_on()
 
     def _identity(self, cred: Credentials) -> Identity:
@@ -246,6 +252,12 @@ class Kernel:
             "models": lambda: _json_lines(self.models()),
             "mounts": lambda: _json_lines(self.mounts),
             "sessions": self._sessions,
+        }
+
+    def _own_files(self) -> dict[str, Callable[[Credentials], bytes]]:
+        return {
+            "error_log": self.syscalls.error_log.lines,
+            "sched": partial(sched, self.processes),
         }
 
     def _sessions(self) -> bytes:

@@ -113,6 +113,7 @@ class AgentSpec(BaseModel):
     mode: Literal["oneshot", "chat"] = "oneshot"
     life: Literal["owned", "detached"] = "owned"
     priority: Literal["critical", "high", "normal", "low", "best_effort"] = "normal"
+    immune: bool = Field(False, description="never evicted to make room for others")
     checkpoint: Literal["off", "turn", "tool"] = Field(
         "off", description="write a checkpoint by itself after each turn, or each tool call"
     )

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nexusfs.contracts.cred import Credentials
@@ -20,6 +20,26 @@ SIGINT_EXIT, SIGKILL_EXIT, SIGTERM_EXIT = -2, -9, -15
 
 NICE_MIN, NICE_MAX = -20, 19
 """Source: nice(2)."""
+
+
+class Priority(IntEnum):
+    """The five classes of the scheduler; a lower number goes first."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+    BEST_EFFORT = 4
+
+    @classmethod
+    def of(cls, spec: "AgentSpec") -> "Priority":
+        """The class that a spec names."""
+        return cls[spec.priority.upper()]
+
+    @property
+    def word(self) -> str:
+        """Its name in a spec."""
+        return self.name.lower()
 
 
 class ProcState(StrEnum):

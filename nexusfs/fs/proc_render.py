@@ -12,6 +12,8 @@ from nexusfs.contracts.times import ns_of
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.process import Process
 
+EVICTED = "evicted: it made room, and goes on by itself when there is some"
+
 
 def fields(process: Process, sandbox: SandboxKind = "off") -> dict[str, Any]:
     """What status shows, by key, in the order that is only ever appended to.
@@ -39,7 +41,9 @@ def fields(process: Process, sandbox: SandboxKind = "off") -> dict[str, Any]:
         "Started": process.started_at,
         "Ended": process.ended_at,
         "ExitCode": "" if process.exit_code is None else process.exit_code,
-        "Reason": (process.reason or process.trouble).replace("\n", " "),
+        "Reason": (process.reason or process.trouble or EVICTED * process.evicted).replace(
+            "\n", " "
+        ),
         "Priority": process.spec.priority,
         "Nice": process.nice,
     }
@@ -64,6 +68,8 @@ def status_json(process: Process, sandbox: SandboxKind = "off") -> bytes:
         "life": process.spec.life,
         "model_calls": process.counts.model_calls,
         "children": sorted(process.children),
+        "evicted": process.evicted,
+        "immune": process.spec.immune,
         "labels": process.spec.labels,
         "metadata": process.spec.metadata,
         "warnings": list(process.warnings),
@@ -148,6 +154,12 @@ def kernel_status(uid: int) -> bytes:
     return _lines(
         {"Name": "kernel", "State": "R (running)", "Pid": KERNEL_PID, "PPid": 0, "Uid": uid}
     )
+
+
+def _reason(process: Process) -> str:
+    """How it ended; while it lives, what keeps it from going on."""
+    text = process.reason or process.trouble or (EVICTED if process.evicted else "")
+    return text.replace("\n", " ")
 
 
 def _cost(used: Usage) -> str:

@@ -8,7 +8,6 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import NotFoundError
 from nexusfs.contracts.node import DirEntry, Node
 from nexusfs.kernel.clock import now_ns
-from nexusfs.kernel.errorlog import ErrorLog
 from nexusfs.kernel.vfs.kernfs import (
     Background,
     DirNode,
@@ -23,16 +22,20 @@ SYS_INO = 3 << 56
 SERVICES_INO = SYS_INO | (1 << 16)
 
 Files = Mapping[str, Callable[[], bytes]]
+OwnFiles = Mapping[str, Callable[[Credentials], bytes]]
 
 
 class SysFs:
-    """The tree at /sys: a file for each entry of `files`, and a directory of service states."""
+    """The tree at /sys: a file for each entry of `files`, and a directory of service states.
+
+    A file of `own_files` is another one for each caller.
+    """
 
     def __init__(
         self,
         files: Files,
+        own_files: OwnFiles,
         services: Mapping[str, str],
-        error_log: ErrorLog,
         background: Background,
         uid: int,
     ) -> None:
@@ -43,23 +46,28 @@ class SysFs:
         for name, render in files.items():
             table.text(name)(partial(_rendered, render))
         self._table = table
-        self._error_log = error_log
+        self._own_files = own_files
         self._service_table = Table(lambda _: born, background)
         table.sub("services", self._services_dir)
         own = Dynamic(self._lookup_own, self._own)
         self.root: Node = DirNode(table, None, SYS_INO, dynamic=own)
 
     async def _lookup_own(self, cred: Credentials, name: bytes) -> Node:
-        """error_log: a node for each user, who reads his own errors."""
-        if name != b"error_log":
-            raise NotFoundError(f"no such file: {name.decode('utf-8', 'replace')!r}")
-        row = Row(name, 0o100444, _never)
-        return OwnNode(
-            self._table, row, None, _own_ino(cred), lambda _: self._error_log.lines(cred)
-        )
+        text = name.decode("utf-8", "replace")
+        render = self._own_files.get(text)
+        if render is None:
+            raise NotFoundError(f"no such file: {text!r}")
+        row, ino = Row(name, 0o100444, _never), self._own_ino(cred, text)
+        return OwnNode(self._table, row, None, ino, lambda _: render(cred))
 
     async def _own(self, cred: Credentials) -> Iterable[DirEntry]:
-        return [DirEntry(b"error_log", _own_ino(cred), 0o100000)]
+        names = self._own_files
+        return [DirEntry(name.encode(), self._own_ino(cred, name), 0o100000) for name in names]
+
+    def _own_ino(self, cred: Credentials, name: str) -> int:
+        """A number for each file and user, and for each agent: what they see differs."""
+        who = (1 << 32) | cred.agent_pid if cred.agent_pid else cred.uid
+        return SYS_INO | ((list(self._own_files).index(name) + 1) << 40) | who
 
     def _services_dir(self, _: Any, ino: int) -> Node:
         return DirNode(self._service_table, None, ino, dynamic=Dynamic(self._lookup, self._entries))
@@ -89,10 +97,6 @@ class OwnNode(TextNode):
 
 def _rendered(render: Callable[[], bytes], _: Any) -> bytes:
     return render()
-
-
-def _own_ino(cred: Credentials) -> int:
-    return SYS_INO | (1 << 40) | cred.uid
 
 
 def _never(row: Row, obj: Any, ino: int) -> Node:

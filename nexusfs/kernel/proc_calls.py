@@ -1,7 +1,7 @@
 """The system calls on agents and tools; a part of `Syscalls`."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import trio
@@ -65,6 +65,21 @@ class ProcessCalls:
             return await self.processes.spawn(cred, parsed, parent_pid)
         except KernelError as exc:
             self._refused(cred, "spawn", agent_id or _name_in(spec), exc)
+            raise
+
+    @syscall
+    async def sys_proc_spawn_batch(
+        self,
+        cred: Credentials,
+        specs: Sequence[AgentSpec | dict[str, Any]],
+        parent_pid: int | None = None,
+    ) -> list[ProcessInfo]:
+        """Creates and starts all of these agents, or none. See ProcessTable.spawn_batch."""
+        try:
+            parsed = [_spec_of(spec, {}) for spec in specs]
+            return await self.processes.spawn_batch(cred, parsed, parent_pid)
+        except KernelError as exc:
+            self._refused(cred, "spawn", " ".join(map(_name_in, specs)), exc)
             raise
 
     @syscall

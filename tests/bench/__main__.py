@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import agents, files, in_process, measures, rights, sandbox
+from tests.bench import agents, files, in_process, measures, rights, sandbox, sched
 from tests.bench.rivals import bench, filesystem
 from tests.bench.rows import Row
 
@@ -21,6 +21,7 @@ MEASURES = (
     | in_process.MEASURES
     | agents.MEASURES
     | sandbox.MEASURES
+    | sched.MEASURES
     | rights.MEASURES
 )
 

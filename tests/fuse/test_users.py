@@ -1,5 +1,6 @@
 """What other users may, on a mount that lets them in."""
 
+import errno
 import json
 import subprocess
 from collections.abc import Iterator
@@ -70,6 +71,18 @@ def test_the_links_of_an_agent_are_its_owners(mnt: Path, name: str) -> None:
     done = as_nobody(mnt, f"readlink proc/{pid}/{name}")
 
     assert done.returncode != 0 and done.stdout == ""
+
+
+def test_only_root_and_who_mounted_may_start_agents_that_go_before_everybody_s(mnt: Path) -> None:
+    spec = '{"model": "offline/echo", "task": "hello", "priority": "%s"}'
+    codes = {
+        name: as_nobody(mnt, f"echo '{spec % name}' > proc/spawn").returncode
+        for name in ("critical", "high", "normal", "best_effort")
+    }
+    said = ok(as_nobody(mnt, "tail -n 1 sys/error_log"))
+
+    assert codes == {"critical": 1, "high": 1, "normal": 0, "best_effort": 0}
+    assert json.loads(said)["errno"] == errno.EPERM and "who mounted" in said
 
 
 def test_root_s_agent_cannot_be_ended_nor_told_by_others(mnt: Path, chatty: int) -> None:

@@ -210,13 +210,13 @@ class Account:
         if why is not None:
             raise QuotaError(f"{why}: nothing more is admitted; its owner may raise the limit")
 
-    def check_spawn(self) -> None:
-        """QuotaError EDQUOT when no child of this agent may be started."""
+    def check_spawn(self, count: int = 1) -> None:
+        """QuotaError EDQUOT when this agent may not start so many children more."""
         self.check()
         for level, one in enumerate(self.chain(), 1):
             if one.pid and one.ceilings.get("depth", math.inf) < level:
                 raise QuotaError(f"{one.named('depth')} reached: it starts no agent so far down")
-            if one.living + 1 > one.ceilings.get("children", math.inf):
+            if one.living + count > one.ceilings.get("children", math.inf):
                 raise QuotaError(f"{one.named('children')} reached: wait until one has ended")
 
     def check_tool(self) -> None:

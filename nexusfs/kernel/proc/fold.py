@@ -56,6 +56,7 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
     process.started_at = event["time"]
     process.started_ns = event["time_ns"]
     process.state = ProcState.RUNNING
+    process.nice = event.get("nice", 0)
     process.rights.caveats = caveats_of(event["caveats"])
     process.account.started_ns = event["time_ns"]
     set_limits(process.account, event["limits"])
@@ -111,6 +112,12 @@ def _restored(process: "Process", state: dict[str, Any]) -> None:
 
 def _state(process: "Process", event: dict[str, Any]) -> None:
     process.state = ProcState(event["to"])
+    process.evicted = False
+
+
+def _evicted(process: "Process", event: dict[str, Any]) -> None:
+    process.state = ProcState.PAUSED
+    process.evicted = True
 
 
 def _message(process: "Process", event: dict[str, Any]) -> None:
@@ -223,6 +230,7 @@ def _resume(process: "Process", event: dict[str, Any]) -> None:
 
 def _exit(process: "Process", event: dict[str, Any]) -> None:
     process.state = ProcState(event["state"])
+    process.evicted = False
     process.exit_code = event["exit_code"]
     process.reason = event["reason"]
     process.result = event["result"]
@@ -233,6 +241,7 @@ def _exit(process: "Process", event: dict[str, Any]) -> None:
 FOLDS: dict[str, Callable[["Process", dict[str, Any]], None]] = {
     "spawn": _spawn,
     "state": _state,
+    "evicted": _evicted,
     "message": _message,
     "input": _input,
     "notice": _notice,

@@ -25,6 +25,7 @@ from nexusfs.kernel.proc.budget import Account, Totals
 from nexusfs.kernel.proc.caveats import Rights
 from nexusfs.kernel.proc.fold import FOLDS, extend, limits_of, line_of
 from nexusfs.kernel.proc.question import Question
+from nexusfs.kernel.proc.scheduled import Scheduled
 from nexusfs.kernel.proc.scopes import Resting, Turn
 from nexusfs.kernel.proc.steps import Host, Steps
 
@@ -47,7 +48,7 @@ class Counts:
     usage: Usage = field(default_factory=Usage)
 
 
-class Process(Steps):
+class Process(Scheduled, Steps):
     """One agent. See `contracts.proc.ProgramProcess` for what its program may do with it."""
 
     __slots__ = (
@@ -70,6 +71,7 @@ class Process(Steps):
         "counts",
         "dropped",
         "ended_at",
+        "evicted",
         "exit_code",
         "heirs",
         "installed",
@@ -139,6 +141,7 @@ class Process(Steps):
         self.call_ids: set[str] | None = None
         self.waits: list[str] = []
         self.version = 0
+        self.claim, self.estimate_s, self.evicted = None, 0.0, False
         self._append = append
         self._changed_at_ns = now_ns()
         self._ending: Log | None = None

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from nexusfs.contracts.proc import ProcState
+from nexusfs.contracts.proc import Priority, ProcState
+from nexusfs.kernel.sched.claim import Claim
 
 if TYPE_CHECKING:
     from nexusfs.kernel.proc.steps import Steps
@@ -74,7 +75,7 @@ class Turn:
 class ModelSlot:
     """A model slot, held while the block runs; wchan `slot` until there is one.
 
-    A process that is paused while it waits takes none: it comes back when it goes on.
+    A process that is paused while it waits leaves the queue, and comes back when it goes on.
     """
 
     __slots__ = ("_process",)
@@ -84,18 +85,37 @@ class ModelSlot:
 
     async def __aenter__(self) -> None:
         process = self._process
-        slots, owner = process.host.slots, process.cred.uid
-        if process.state is not ProcState.PAUSED and slots.try_take(owner):
+        slots, claim = process.host.slots, claim_of(process)
+        process.claim = claim
+        process.host.room.expected.discard(process.pid)
+        if process.state is not ProcState.PAUSED and slots.try_take(claim):
             return
-        while True:
-            await process.pause_point()
-            with process.waiting_for("slot"), Resting(process):
-                await slots.take(owner)
-            if process.state is not ProcState.PAUSED:
-                return
-            slots.give_back(owner)
+        try:
+            while True:
+                await process.pause_point()
+                with process.waiting_for("slot"), Resting(process):
+                    taken = await slots.take(claim)
+                if taken and process.state is not ProcState.PAUSED:
+                    return
+                if taken:
+                    slots.give_back(claim)
+        except BaseException:
+            process.claim = None
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._process.host.slots.give_back(self._process.cred.uid)
+        process = self._process
+        assert process.claim is not None
+        lasted_s = process.host.slots.give_back(process.claim)
+        process.claim = None
+        if kind is None:
+            process.estimate_s = (process.estimate_s or lasted_s) / 2 + lasted_s / 2
+
+
+def claim_of(process: "Steps") -> Claim:
+    """What a process asks for when it wants a slot."""
+    return Claim(
+        process.cred.uid, process.pid, Priority.of(process.spec), process.nice, process.estimate_s
+    )

@@ -1,31 +1,32 @@
 """How an agent comes to be: its effective spec, what may refuse it, and its first record."""
 
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.checkpoint import Snapshot
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
+    BusyError,
     DisconnectedError,
     ExistsError,
     InvalidError,
+    KernelError,
     NoProcessError,
     NotFoundError,
     NotPermittedError,
 )
 from nexusfs.contracts.hooks import SpawnContext
-from nexusfs.contracts.proc import KERNEL_PID, ProcessInfo
+from nexusfs.contracts.proc import KERNEL_PID, SIGKILL_EXIT, Outcome, Priority, ProcessInfo
 from nexusfs.contracts.store import Journal
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
+from nexusfs.kernel.proc.evicting import Evicting
 from nexusfs.kernel.proc.narrow import Plan, Settings, effective_spec
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
-from nexusfs.kernel.proc.steps import Host
-from nexusfs.kernel.proc.verbs import Verbs
 
 RESTORED = (
     "interrupted: the checkpoint was written before this call was done, its outcome is unknown"
@@ -59,11 +60,26 @@ class _Wish:
     snapshot: Snapshot | None
 
 
-class Spawning(Verbs):
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """One agent of a batch; nothing but `wanted` for one that its idempotency key has made."""
+
+    wanted: AgentSpec
+    wish: _Wish | None = None
+    plan: Plan | None = None
+    context: SpawnContext | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """True for a new agent that will ask for a slot by itself."""
+        restored = self.wish is not None and self.wish.snapshot is not None
+        return self.plan is not None and (restored or bool(self.plan.spec.task))
+
+
+class Spawning(Evicting):
     """The part of the process table that makes processes."""
 
     hooks: Hooks
-    host: Host
     settings: ProcSettings
     load_agent: AgentLoader
     check_cwd: Callable[[Credentials, str], Awaitable[None]]
@@ -74,7 +90,6 @@ class Spawning(Verbs):
     _processes: dict[int, Process]
     _by_key: dict[tuple[int, str], int]
     _last: Last[int]
-    _halting: bool
 
     def __iter__(self) -> Iterator[Process]:
         """All processes, by pid."""
@@ -102,35 +117,88 @@ class Spawning(Verbs):
                 executable, no spec; the checkpoint is not there.
             NotPermittedError: EPERM, it asks for more than its parent has, or for another zone.
             ExistsError: EEXIST, a singleton of that name lives.
+            CapacityError: EAGAIN, the queue is full, or there is no room.
             NoProcessError: ESRCH, the parent has ended.
             QuotaError: EDQUOT, a limit of its parent, or above, is reached.
             KernelError: what a pre_spawn hook says; nothing is left behind.
 
-        Suspends while the installed agent or the checkpoint is read, and in hooks; cancelling
-        before it has a pid leaves nothing.
+        Suspends while the installed agent or the checkpoint is read, in hooks, and while others
+        make room; cancelling before it has a pid leaves nothing.
         """
+        return (await self.spawn_batch(cred, [wanted], parent_pid))[0]
+
+    async def spawn_batch(
+        self, cred: Credentials, wanted: Sequence[AgentSpec], parent_pid: int | None = None
+    ) -> list[ProcessInfo]:
+        """Creates and starts all of these agents at once, or none. Raises what `spawn` raises."""
         self.check_on()
         if parent_pid is not None:
             cred = self._as_parent(cred, parent_pid)
-        known = self._by_idempotency_key(cred, wanted)
-        if known is not None:
-            return self._remember(cred, known)
+        starts = [await self._start_of(cred, one) for one in wanted]
+        for start in starts:
+            if start.context is not None:
+                await self.hooks.before("pre_spawn", start.context)
+        specs = [start.plan.spec for start in starts if start.plan]
+        self._check_queue(starts)  # before anybody makes room in vain
+        try:
+            await self.make_room(specs)
+            processes = self._create_all(cred, starts)
+        finally:
+            self.refill()
+        for (process, is_new), start in zip(processes, starts, strict=True):
+            self._remember(cred, process)
+            if is_new and start.context is not None:
+                await self._after_spawn(process, start.context)
+        return [process.info() for process, _ in processes]
+
+    async def _start_of(self, cred: Credentials, wanted: AgentSpec) -> _Start:
+        """What one of them gets; refused before any hook hears of it."""
+        if self._by_idempotency_key(cred, wanted) is not None:
+            return _Start(wanted)
         wish = await self._wish_of(cred, wanted)
-        plan = self._plan(wish)  # refused before any hook hears of it
-        context = _spawn_context(cred, plan.spec)
-        await self.hooks.before("pre_spawn", context)
-        self._check_time(cred, plan.spec)  # the hooks may have taken long
-        known = self._by_idempotency_key(cred, wanted)
-        if known is not None:
-            return self._remember(cred, known)
-        process = self._create(wish, plan)
-        self._remember(cred, process)
+        plan = self._plan(wish)
+        return _Start(wanted, wish, plan, _spawn_context(cred, plan.spec))
+
+    def _create_all(
+        self, cred: Credentials, starts: Sequence[_Start]
+    ) -> list[tuple[Process, bool]]:
+        """Makes them all, or none; False for one that its key has made before. Atomic."""
+        plans = [start.plan for start in starts if start.plan is not None]
+        if plans:
+            self._check_limits(cred, len(plans))
+        for plan in plans:
+            self._check_time(cred, plan.spec)  # hooks and others may have taken long
+        self._check_queue(starts)
+        found: list[tuple[Process, bool]] = []
+        try:
+            for start in starts:
+                known = self._by_idempotency_key(cred, start.wanted)
+                found.append((known or self._create_one(cred, start), known is None))
+        except KernelError:
+            for process, is_new in found:
+                if is_new:
+                    self.end(process, Outcome(SIGKILL_EXIT, "its batch could not be started"))
+            raise
+        return found
+
+    def _check_queue(self, starts: Sequence[_Start]) -> None:
+        """CapacityError EAGAIN; who has nothing to do yet is not in the queue."""
+        count = sum(start.has_work for start in starts)
+        if count:
+            self.host.room.check_queue(self.host.slots.waiting, count)
+
+    def _create_one(self, cred: Credentials, start: _Start) -> Process:
+        if start.plan is None or start.wish is None:
+            raise BusyError("the agent of that idempotency_key is just gone: try again")
+        self._check_time(cred, start.plan.spec)  # of two singletons of a name one wins
+        return self._create(start.wish, start.plan)
+
+    async def _after_spawn(self, process: Process, context: SpawnContext) -> None:
         context.pid = process.pid
         await self.hooks.after("post_spawn", context)
         for warning in context.warnings:
             if not process.state.ended:
                 process.record("warning", text=warning)
-        return process.info()
 
     async def _wish_of(self, cred: Credentials, wanted: AgentSpec) -> _Wish:
         await self.check_cwd(cred, wanted.cwd)
@@ -157,6 +225,7 @@ class Spawning(Verbs):
             wish.wanted, wish.base, self._parent_of(wish.cred), self._tool_names(),
             self.settings,
         )  # fmt: skip
+        plan = _ranked(plan, wish, self._parent_of(wish.cred))
         self.check_spec(wish.cred, plan.spec)
         self._check_time(wish.cred, plan.spec)
         return plan
@@ -165,16 +234,16 @@ class Spawning(Verbs):
         """What can change from one moment to the next. ENOTCONN, ESRCH, EEXIST."""
         if self._halting:
             raise DisconnectedError("the kernel is going: it starts nothing any more")
-        self._check_room(cred)
+        self._check_limits(cred)
         if spec.singleton:
             self._check_single(spec.name or spec.agent)
 
-    def _check_room(self, cred: Credentials) -> None:
-        """QuotaError EDQUOT when limits of the parent, or of the user, admit no other agent."""
+    def _check_limits(self, cred: Credentials, count: int = 1) -> None:
+        """QuotaError EDQUOT when limits of the parent, or of the user, admit no more agents."""
         parent = self._parent_of(cred)
         account = parent.account if parent else self.host.purse_of(cred.uid)
         if account is not None:
-            account.check_spawn()
+            account.check_spawn(count)
 
     def _create(self, wish: _Wish, plan: Plan) -> Process:
         """Makes the process and sets it going. Atomic."""
@@ -190,14 +259,16 @@ class Spawning(Verbs):
             self.host,
         )
         process.warnings = plan.warnings
-        restored = restored_fields(wish.snapshot, wish.wanted.task) if wish.snapshot else {}
+        more = restored_fields(wish.snapshot, wish.wanted.task) if wish.snapshot else {}
+        if parent is not None and parent.nice:
+            more["nice"] = parent.nice
         process.record(
             "spawn", pid=pid, ppid=process.parent_pid, agent=process.agent_id,
             uid=cred.uid, gid=cred.gid,
             groups=sorted(cred.groups), time_ns=now_ns(), spec=plan.spec.to_dict(),
             limits=plan.limits, caveats=[caveat.to_json() for caveat in plan.caveats],
             warnings=list(plan.warnings),
-            **restored,
+            **more,
         )  # fmt: skip
         process.be_born_of(parent)
         process.answer_open_calls(RESTORED)
@@ -206,6 +277,9 @@ class Spawning(Verbs):
             parent.add_child(pid)
         if plan.spec.idempotency_key:
             self._by_key[cred.uid, plan.spec.idempotency_key] = pid
+        process.take_room()
+        if process.has_mail:
+            self.host.room.expected.add(pid)
         self.set_going(process)
         return process
 
@@ -253,3 +327,25 @@ def _spawn_context(cred: Credentials, spec: AgentSpec) -> SpawnContext:
         spec.name or spec.agent or "", spec.zone, 0, cred.agent_pid or KERNEL_PID, cred.uid,
         spec.metadata, spec,
     )  # fmt: skip
+
+
+def _ranked(plan: Plan, wish: _Wish, parent: Process | None) -> Plan:
+    """The plan with a priority that is not above the parent's, which is the default.
+
+    NotPermittedError EPERM when a higher one is asked for, unless it says clamp.
+    """
+    if parent is None:
+        return plan
+    asked = "priority" in wish.wanted.model_fields_set
+    named = asked or (wish.base is not None and "priority" in wish.base.model_fields_set)
+    most = Priority.of(parent.spec)
+    if named and Priority.of(plan.spec) >= most:
+        return plan
+    if asked and wish.wanted.on_excess == "refuse":
+        raise NotPermittedError(
+            f"its priority may not be above its parent's, {most.word} "
+            '(leave it out, or say "on_excess": "clamp")'
+        )
+    warnings = (*plan.warnings, f"priority: {most.word}, as its parent's") if named else ()
+    spec = plan.spec.model_copy(update={"priority": most.word})
+    return replace(plan, spec=spec, warnings=warnings or plan.warnings)

@@ -26,7 +26,9 @@ from nexusfs.kernel.proc.caveats import Lists, Rights
 from nexusfs.kernel.proc.fold import line_of
 from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
-from nexusfs.kernel.sched import Slots
+from nexusfs.kernel.sched.claim import Claim
+from nexusfs.kernel.sched.room import Room
+from nexusfs.kernel.sched.slots import Slots
 
 
 async def _on_disk_already() -> None:
@@ -39,11 +41,13 @@ class Host:
 
     Attributes:
         slots: of model calls.
+        room: for agents.
         on_disk: returns when everything journaled so far is on disk.
         purse_of: the account of a user, above those of all agents that he started.
     """
 
     slots: Slots = field(default_factory=Slots)
+    room: Room = field(default_factory=Room)
     on_disk: Callable[[], Awaitable[None]] = _on_disk_already
     purse_of: Callable[[int], Account | None] = lambda _: None
 
@@ -52,8 +56,8 @@ class Steps:
     """The part of a process that its program, and who cuts it off, use."""
 
     __slots__ = (
-        "_answers", "_errands", "_go", "_turn", "account", "asked", "cred", "halting", "host",
-        "open", "pid", "resting", "rights", "scope", "spec", "state", "waits",
+        "_answers", "_errands", "_go", "_turn", "account", "asked", "claim", "cred", "estimate_s",
+        "halting", "host", "open", "pid", "resting", "rights", "scope", "spec", "state", "waits",
     )  # fmt: skip
 
     pid: int
@@ -69,6 +73,9 @@ class Steps:
     spec: AgentSpec
     open: dict[str, dict[str, Any]] | None
     waits: list[str]
+    nice: int
+    claim: Claim | None
+    estimate_s: float
     resting: bool
     halting: bool
     _go: trio.Event | None
@@ -221,11 +228,6 @@ class Steps:
             (self.asked or {}).pop(question.number, None)
 
     # -- going on, and not
-
-    def resume(self) -> None:
-        """Frees a program that waits at its pause point."""
-        if self._go is not None:
-            self._go.set()
 
     def waiting_for(self, what: str) -> "Waiting":
         """Shows `what` in wchan while entered."""

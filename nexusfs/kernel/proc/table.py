@@ -114,10 +114,12 @@ class ProcessTable(Spawning):
                 except KernelError as exc:
                     log.error("agent %d cannot go on in this mount: %s", process.pid, exc)
                     continue
+                process.take_room()
                 self.set_going(process)
             elif process.state is ProcState.ZOMBIE and not self._lives(process.parent_pid):
                 process.journal_if_possible()
                 self._retire(process)
+        self.refill()
 
     def _lives(self, pid: int) -> bool:
         process = self._processes.get(pid)
@@ -298,6 +300,7 @@ class ProcessTable(Spawning):
         for child in reversed(subtree[1:]):
             self._end_one(child, Outcome(SIGKILL_EXIT, "its parent ended"))
         self._end_one(process, outcome)
+        self.refill()
 
     def subtree(self, process: Process) -> list[Process]:
         """The process and all that would end with it, parents before children."""
@@ -319,6 +322,7 @@ class ProcessTable(Spawning):
         waited_for = self._lives(process.parent_pid)
         state = ProcState.ZOMBIE if waited_for else ProcState.STOPPED
         process.end(state, outcome.exit_code, outcome.reason, outcome.result)
+        self.host.room.leave(process.pid)
         if not waited_for:
             self._retired[process.pid] = process
         for pid in process.children:

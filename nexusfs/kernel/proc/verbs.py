@@ -88,13 +88,7 @@ class Verbs:
 
     def stop(self, cred: Credentials, pid: int) -> None:
         """Pauses a process before its next step."""
-        self.check_live(cred, pid).move(ProcState.PAUSED)
-
-    def cont(self, cred: Credentials, pid: int) -> None:
-        """Lets a paused process go on."""
-        process = self.check_live(cred, pid)
-        process.move(ProcState.RUNNING)
-        process.resume()
+        self.check_live(cred, pid).pause()
 
     def send(self, cred: Credentials, pid: int, text: str, source: str = "stdin") -> None:
         """A message for the next turn. PipeClosedError EPIPE when the process has ended."""
@@ -114,7 +108,7 @@ class Verbs:
             raise InvalidError(f"nice takes a number from {NICE_MIN} to {NICE_MAX}")
         if value < process.nice and (cred.uid != 0 or cred.agent_pid):
             raise NotPermittedError(f"only root may lower the nice value below {process.nice}")
-        process.record("nice", value=value)
+        process.renice(value)
 
     # -- rights
 
@@ -165,7 +159,7 @@ class Verbs:
             self.check_live(cred, pid)
         ran = process.state is ProcState.RUNNING and not automatic
         if ran:
-            process.move(ProcState.PAUSED)
+            process.pause()
         try:
             info = await self.checkpoints.save(
                 process.cred, snapshot_of(process), automatic=automatic
@@ -174,8 +168,7 @@ class Verbs:
             if isinstance(exc, KernelError) and not process.state.ended:
                 process.record("checkpoint_failed", error=str(exc))
             if ran and process.state is ProcState.PAUSED:
-                process.move(ProcState.RUNNING)
-                process.resume()
+                process.go_on()
             raise
         if not process.state.ended:
             process.record(

@@ -194,8 +194,7 @@ async def test_a_pause_point_holds_until_cont(process: Process, nursery: trio.Nu
     nursery.start_soon(program)
     await trio.testing.wait_all_tasks_blocked()
     held = not passed.is_set()
-    process.move(R)
-    process.resume()
+    process.go_on()
     await passed.wait()
 
     assert held
