@@ -22,6 +22,7 @@ from nexusfs.contracts.errors import (
     QuotaError,
     UnknownToolError,
 )
+from nexusfs.contracts.nesting import MAX_DEPTH, is_too_deep
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.contracts.tool import Tool, ToolResult
 from nexusfs.services.agent.seams import Dispatcher, Home
@@ -220,6 +221,8 @@ def _call_of(raw: dict[str, Any], tools: Sequence[Tool], cwd: str) -> Call:
             parse_constant=_no_constant,
             object_pairs_hook=_no_duplicates,
         )
+        if is_too_deep(arguments):
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         json.dumps(arguments, ensure_ascii=False).encode()  # refuses lone surrogates
     except (ValueError, RecursionError) as exc:
         return Call(raw["id"], name, None, f"the arguments are not JSON: {exc}")
