@@ -4,10 +4,13 @@ import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.checkpoint import Snapshot
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
+    CorruptError,
     DisconnectedError,
     ExistsError,
     InvalidError,
@@ -26,10 +29,6 @@ from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
 from nexusfs.kernel.proc.steps import Host
 from nexusfs.kernel.proc.verbs import Verbs
-
-RESTORED = (
-    "interrupted: the checkpoint was written before this call was done, its outcome is unknown"
-)
 
 AgentLoader = Callable[[Credentials, str], Awaitable[AgentSpec]]
 """Reads the spec of an installed agent with the caller's rights."""
@@ -100,6 +99,7 @@ class Spawning(Verbs):
         Raises:
             NotFoundError, AccessError, NotSpecError: the installed agent is absent, not
                 executable, no spec; the checkpoint is not there.
+            CorruptError: EIO, the checkpoint is not what an agent can go on from.
             NotPermittedError: EPERM, it asks for more than its parent has, or for another zone.
             ExistsError: EEXIST, a singleton of that name lives.
             NoProcessError: ESRCH, the parent has ended.
@@ -142,8 +142,12 @@ class Spawning(Verbs):
             return _Wish(cred, wanted, base, None)
         snapshot = await self.checkpoints.load(cred, wanted.restore, wanted.name or wanted.agent)
         self._check_zone(cred, snapshot)
-        base = AgentSpec.model_validate({**snapshot.spec, "restore": None}, strict=False)
-        return _Wish(cred, wanted, base.model_copy(update={"name": snapshot.agent_id}), snapshot)
+        said = {**snapshot.spec, "restore": None, "name": snapshot.agent_id}
+        try:
+            base = AgentSpec.model_validate(said, strict=False)
+        except ValidationError as exc:
+            raise CorruptError(f"the spec of the checkpoint is none: {exc}") from None
+        return _Wish(cred, wanted, base, snapshot)
 
     def _check_zone(self, cred: Credentials, snapshot: Snapshot) -> None:
         """NotFoundError ENOENT for an agent that asks for a checkpoint of another zone."""
@@ -200,7 +204,6 @@ class Spawning(Verbs):
             **restored,
         )  # fmt: skip
         process.be_born_of(parent)
-        process.answer_open_calls(RESTORED)
         self._processes[pid] = process
         if parent is not None:
             parent.add_child(pid)

@@ -17,7 +17,7 @@ from nexusfs.contracts.errors import (
     NoProcessError,
     NotPermittedError,
 )
-from nexusfs.contracts.model import Quote
+from nexusfs.contracts.model import Message, Quote
 from nexusfs.contracts.proc import ProcState
 from nexusfs.kernel.clock import now_iso
 from nexusfs.kernel.log import Log
@@ -27,6 +27,12 @@ from nexusfs.kernel.proc.fold import line_of
 from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
 from nexusfs.kernel.sched import Slots
+
+
+def answer_to(call: dict[str, Any], text: str) -> Message:
+    """The message that gives a call the result `text`; also where it names no tool."""
+    name = (call.get("function") or {}).get("name") or ""
+    return {"role": "tool", "tool_call_id": call["id"], "name": name, "content": text}
 
 
 async def _on_disk_already() -> None:
@@ -277,9 +283,8 @@ class Steps:
 
     def answer(self, call_id: str, text: str) -> None:
         """Gives an open call a result that no tool gave."""
-        name = (self.open or {})[call_id]["function"]["name"]
-        message = {"role": "tool", "tool_call_id": call_id, "name": name, "content": text}
-        self.record("tool_result", id=call_id, name=name, error=text, message=message)
+        message = answer_to((self.open or {})[call_id], text)
+        self.record("tool_result", id=call_id, name=message["name"], error=text, message=message)
 
     def answer_open_calls(self, text: str) -> None:
         """Gives every open call the result `text`."""

@@ -347,6 +347,59 @@ async def test_calls_that_were_open_are_answered_in_the_restored_process(tmp_pat
     assert "the checkpoint was written before this call was done" in told
 
 
+async def test_such_answers_are_journaled_with_the_spawn_so_no_crash_comes_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as w:
+        agent = await chat(w)
+        agent.record("input", message={"role": "user", "content": "do it"})
+        used = {"input_tokens": 1, "output_tokens": 1, "cost_usd": 0.0}
+        agent.record("model_reply", message=wants(wish("a", "write_file")), usage=used)
+        info = await w.calls.sys_proc_checkpoint(ALICE, agent.pid)
+        lines: list[bytes] = []
+        monkeypatch.setattr(w.kernel.backing.journal, "append", lambda _, line: lines.append(line))
+
+        await restored(w, info.checkpoint_hash, mode="chat")
+
+    first = json.loads(lines[0])
+    check_history(first["restored"]["transcript"])
+    assert first["restored"]["transcript"][-1]["tool_call_id"] == "a"
+
+
+async def test_an_ended_restored_agent_says_everything_once_after_a_restart(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        agent = await chat(w)
+        info = await w.calls.sys_proc_checkpoint(ALICE, agent.pid)
+        again = await restored(w, info.checkpoint_hash, task="and this", mode="oneshot")
+        await w.end_of(again)
+        names = [f"/proc/{again.pid}/{name}" for name in ("messages.jsonl", "stdout", "status")]
+        before = [await w.text(name) for name in names]
+
+    async with world(tmp_path) as w:
+        assert [await w.text(name) for name in names] == before
+
+
+async def test_a_hand_made_checkpoint_that_is_no_history_is_eio_and_spawns_nothing(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        good = await chat(w)
+        call = {"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}
+        for bad in ({"transcript": [call]}, {"spec": {"model": 5}}, {"agent_id": "../etc/x"}):
+            body = {**json.loads(encoded(snapshot())), **bad}
+            data = json.dumps(body).encode()
+            await w.files.make_dirs("/home/bob/checkpoints")
+            await w.files.write_file(f"/home/bob/checkpoints/{hash_of(data)}", data)
+
+            with pytest.raises(CorruptError):
+                await w.calls.sys_proc_spawn(ROOT, {"restore": hash_of(data)})
+
+        assert len(w.kernel.processes) == 1
+
+    async with world(tmp_path) as w:
+        assert w.process(good.pid).state == "running"
+
+
 async def test_other_fields_override_what_the_checkpoint_holds(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         agent = await chat(w, labels={"a": "b"})

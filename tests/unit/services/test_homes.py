@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nexusfs.contracts.errors import AccessError
+from nexusfs.contracts.errors import AccessError, InvalidError
 from nexusfs.contracts.model import Message
 from nexusfs.contracts.node import Change
 from nexusfs.kernel.bound import BoundSyscalls
@@ -94,4 +94,16 @@ async def test_an_output_under_the_limit_stays_where_it_is(tmp_path: Path) -> No
         await w.end_of(agent)
 
         assert "assistant.md" in results(agent.transcript)[0]
+        assert await w.files.list_dir("/home") == []
+
+
+@pytest.mark.parametrize("name", ["../etc/hooks.json", "a/b", "", ".", "bob\n"])
+async def test_a_home_of_what_is_no_name_is_made_nowhere(tmp_path: Path, name: str) -> None:
+    async with world(tmp_path) as w:
+        before = await w.files.list_dir("/etc")
+
+        with pytest.raises(InvalidError, match="no name of an agent"):
+            await Homes(w.calls).directory(ALICE, name, "checkpoints")
+
+        assert await w.files.list_dir("/etc") == before
         assert await w.files.list_dir("/home") == []
