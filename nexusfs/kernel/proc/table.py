@@ -116,7 +116,6 @@ class ProcessTable(Spawning):
                     continue
                 self.set_going(process)
             elif process.state is ProcState.ZOMBIE and not self._lives(process.parent_pid):
-                process.journal_if_possible()
                 self._retire(process)
 
     def _lives(self, pid: int) -> bool:
@@ -134,9 +133,9 @@ class ProcessTable(Spawning):
             process.halt()
         with trio.move_on_after(models_s):
             await self.left(self._running)
-        for pid in self._running:
-            process = self._processes[pid]
-            if not any(wait.startswith("tool:") for wait in process.waits):
+        for process in self:  # who is gone from here while its task is not was cut at its end
+            in_tool = any(wait.startswith("tool:") for wait in process.waits)
+            if process.pid in self._running and not in_tool:
                 process.scope.cancel()
         with trio.move_on_after(tools_s):
             await self.left(self._running)
@@ -158,7 +157,7 @@ class ProcessTable(Spawning):
                 continue
             try:
                 process, born_of = restored(self._journal, self.host, pid)
-            except (ValueError, KeyError, TypeError, KernelError):
+            except Exception:  # one journal that cannot be folded keeps nobody else's agent back
                 log.exception("the journal of agent %d cannot be read; it is not listed", pid)
                 continue
             (self._ghosts if process.reaped else self._processes)[pid] = process
@@ -276,7 +275,10 @@ class ProcessTable(Spawning):
             self._running.discard(process.pid)
             self._leaving.unpark_all()
         if not (outcome is None or process.state.ended or self._suspended):
-            self.end(process, outcome)
+            try:
+                self.end(process, outcome)
+            except Exception:  # one agent's end is no reason for the end of all
+                log.exception("agent %d did not end as it should", process.pid)
 
     async def left(self, pids: set[int]) -> None:
         """Returns when no task of these processes is left. Cancelling has no effect on them."""
@@ -407,13 +409,17 @@ class ProcessTable(Spawning):
     # -- retention
 
     def _retire(self, process: Process) -> None:
-        """Nobody waits for the process any more; it is listed for as long as retention says."""
+        """Nobody waits for the process any more; it is listed for as long as retention says.
+
+        Also when the journal can't say so: it has ended, and who ends with it must not hang.
+        """
+        process.journal_if_possible()
         process.move(ProcState.STOPPED)
         self._retired[process.pid] = process
 
     def _remove(self, process: Process) -> None:
         if process.state is ProcState.ZOMBIE:
-            process.move(ProcState.STOPPED)
+            self._retire(process)
         self._retired.pop(process.pid, None)
         parent = self._processes.get(process.parent_pid)
         if parent is not None:
