@@ -49,7 +49,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """What the index says of a checkpoint; the time is RFC 3339 UTC."""
+    """What the index says of a checkpoint; the time is RFC 3339 UTC.
+
+    The zone is empty in what earlier versions wrote; no agent sees such a one.
+    """
 
     checkpoint_hash: str
     agent_id: str
@@ -58,6 +61,7 @@ class CheckpointInfo:
     created_at: str
     size_bytes: int
     automatic: bool = False
+    zone: str = ""
 
 
 class Checkpoints(Protocol):

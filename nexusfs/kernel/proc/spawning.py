@@ -151,9 +151,9 @@ class Spawning(Verbs):
 
     def _check_zone(self, cred: Credentials, snapshot: Snapshot) -> None:
         """NotFoundError ENOENT for an agent that asks for a checkpoint of another zone."""
-        caller = self._processes.get(cred.agent_pid) if cred.agent_pid else None
-        if caller is not None and caller.spec.zone != snapshot.zone:
-            raise NotFoundError(f"no checkpoint in zone {caller.spec.zone!r} has that hash")
+        if not self.sees(cred, snapshot.zone):
+            zone = self.get(cred.agent_pid).spec.zone
+            raise NotFoundError(f"no checkpoint in zone {zone!r} has that hash")
 
     def _plan(self, wish: _Wish) -> Plan:
         """What the agent gets. All that can refuse a spawn, but for hooks, is in here."""

@@ -44,6 +44,7 @@ from nexusfs.kernel.proc.purses import Purses
 from nexusfs.kernel.proc.rebuild import restored
 from nexusfs.kernel.proc.spawning import AgentLoader, ProcSettings, Spawning
 from nexusfs.kernel.proc.steps import Host
+from nexusfs.kernel.proc.verbs import checked_text
 
 log = logging.getLogger(__name__)
 
@@ -216,10 +217,14 @@ class ProcessTable(Spawning):
 
     def visible(self, cred: Credentials, process: Process) -> bool:
         """False for an agent that looks at a process of another zone."""
+        return self.sees(cred, process.spec.zone)
+
+    def sees(self, cred: Credentials, zone: str) -> bool:
+        """False for an agent of another zone."""
         if not cred.agent_pid:
             return True
         caller = self._processes.get(cred.agent_pid)
-        return caller is not None and caller.spec.zone == process.spec.zone
+        return caller is not None and caller.spec.zone == zone
 
     def snapshots(
         self, cred: Credentials, zone: str | None = None, state: str | None = None
@@ -371,7 +376,7 @@ class ProcessTable(Spawning):
         if process.state.ended:
             return False
         word, code = ("terminated", SIGTERM_EXIT) if term else ("killed", SIGKILL_EXIT)
-        self.end(process, Outcome(code, reason or word))
+        self.end(process, Outcome(code, checked_text(reason) or word))
         return True
 
     def reap(self, cred: Credentials, pid: int) -> None:

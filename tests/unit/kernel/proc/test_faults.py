@@ -1,11 +1,12 @@
 """What one agent, its journal or a full disk does wrong is no reason for the end of others."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
 
-from nexusfs.contracts.errors import NoSpaceError
+from nexusfs.contracts.errors import InvalidError, KernelError, NoSpaceError, TooBigError
 from nexusfs.contracts.proc import Outcome, ProcState, ProgramProcess
 from nexusfs.kernel.proc.table import ProcessTable
 from tests.kernel_fixture import ROOT, MemoryJournal, spawned, until
@@ -143,3 +144,20 @@ async def test_a_clean_stop_passes_over_a_reaped_agent_whose_task_is_stuck(
 
     assert len(table) == 0
     stuck.set()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [(5, InvalidError), ("a\0b", InvalidError), ("é" * (3 << 20), TooBigError)]
+)
+async def test_what_is_no_text_is_refused_as_a_message_and_as_a_reason(
+    table: ProcessTable, text: Any, error: type[KernelError]
+) -> None:
+    agent = await spawned(table)
+    before = len(agent.events.data)
+
+    for verb in (table.send, table.steer, table.kill):
+        with pytest.raises(error):
+            verb(ROOT, agent.pid, text)
+
+    assert len(agent.events.data) == before
+    assert agent.state is ProcState.RUNNING
