@@ -99,7 +99,7 @@ class Homes:
         shown = output[: self._output_chars // SHOWN_PART]
         try:
             directory = await self.directory(process.cred, process.agent_id, "outputs")
-            path = f"{directory}/{_file_name(call_id)}.txt"
+            path = f"{directory}/{process.pid}-{_file_name(call_id)}.txt"
             data = output.encode("utf-8", "replace")
             await BoundSyscalls(self._calls, process.cred).write_file(path, data)
         except KernelError as exc:

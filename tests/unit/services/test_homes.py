@@ -107,3 +107,26 @@ async def test_a_home_of_what_is_no_name_is_made_nowhere(tmp_path: Path, name: s
 
         assert await w.files.list_dir("/etc") == before
         assert await w.files.list_dir("/home") == []
+
+
+async def test_outputs_of_two_agents_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        homes = Homes(w.calls, output_chars=10)
+        one, other = [await w.play(cred=ALICE, name="bob", mode="chat") for _ in range(2)]
+
+        said = [await homes.fitted(p, "call_0", f"{p.pid}" * 20) for p in (one, other)]
+
+        paths = [text.partition(" is whole in ")[2].partition(":")[0] for text in said]
+        assert [await w.text(path) for path in paths] == [f"{p.pid}" * 20 for p in (one, other)]
+
+
+async def test_an_error_over_the_limit_goes_to_a_file_too(tmp_path: Path) -> None:
+    async with world(tmp_path, tools={"output_chars": 1000}) as w:
+        agent = await w.play(
+            call("x" * 100_000), call("list_dir", path="y" * 4000), {"content": "ok"}, name="bob"
+        )
+        await w.end_of(agent)
+
+        results = [m for m in agent.transcript if m["role"] == "tool"]
+
+    assert results and all(len(str(m)) < 3000 for m in results)
