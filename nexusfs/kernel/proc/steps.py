@@ -47,11 +47,14 @@ class Host:
         slots: of model calls.
         on_disk: returns when everything journaled so far is on disk.
         purse_of: the account of a user, above those of all agents that he started.
+        append_last: journals lines of an end, for which there is space also on a full disk; None
+            where all are appended alike.
     """
 
     slots: Slots = field(default_factory=Slots)
     on_disk: Callable[[], Awaitable[None]] = _on_disk_already
     purse_of: Callable[[int], Account | None] = lambda _: None
+    append_last: Callable[[int, bytes], None] | None = None
 
 
 class Steps:

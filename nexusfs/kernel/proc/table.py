@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -93,6 +94,7 @@ class ProcessTable(Spawning):
         self._purses = Purses(journal)
         self._purses.ceiling_usd = self.settings.cost_usd_per_user_day
         self.host.purse_of = self._purses.of
+        self.host.append_last = partial(journal.append, last=True)
 
     async def _sync_here(self) -> None:
         """Makes the journal durable in this thread; boot puts a group commit in its place."""

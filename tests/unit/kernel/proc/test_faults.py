@@ -19,9 +19,12 @@ class SmallJournal(MemoryJournal):
 
     full = False
 
-    def append(self, pid: int, line: bytes) -> None:
-        if self.full:
+    spare = 0
+
+    def append(self, pid: int, line: bytes, *, last: bool = False) -> None:
+        if self.full and not (last and self.spare):
             raise NoSpaceError("no space")
+        self.spare -= last
         super().append(pid, line)
 
 
@@ -161,3 +164,16 @@ async def test_what_is_no_text_is_refused_as_a_message_and_as_a_reason(
 
     assert len(agent.events.data) == before
     assert agent.state is ProcState.RUNNING
+
+
+async def test_a_kill_on_a_full_disk_is_a_kill_at_the_next_mount(
+    table: ProcessTable, make_table: MakeTable, journal: SmallJournal
+) -> None:
+    agent = await spawned(table)
+    journal.full, journal.spare = True, 1
+
+    table.kill(ROOT, agent.pid)
+    with pytest.raises(NoSpaceError):
+        await spawned(table)
+
+    assert make_table().get(agent.pid).exit_code == -9
