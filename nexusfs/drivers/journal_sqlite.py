@@ -115,8 +115,8 @@ class SqliteJournal:
         return self._last_pid
 
     def forget(self, pid: int) -> None:
-        """Drops a process from `pids`; its lines stay."""
-        self._log.append(_RECORD.pack(FORGET, pid, 0))
+        """Drops a process from `pids`; its lines stay. On a full disk too: it is gone already."""
+        self._log.append(_RECORD.pack(FORGET, pid, 0), last=True)
         self._forgotten.add(pid)
 
     def sync(self) -> None:
