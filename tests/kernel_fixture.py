@@ -220,7 +220,7 @@ class MemoryJournal:
         """How many lines of each process a power cut would leave."""
         self._last_pid = 1
 
-    def append(self, pid: int, line: bytes) -> None:
+    def append(self, pid: int, line: bytes, *, last: bool = False) -> None:
         self.lines.setdefault(pid, []).append(line)
 
     def read(self, pid: int) -> list[bytes]:

@@ -118,10 +118,10 @@ class Kernel:
     # -- what control files need (kernfs.Background)
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Runs `work` in the kernel's nursery."""
+        """Runs `work` in the kernel's nursery; what it raises is a line of the log."""
         if self._nursery is None:
             raise UnavailableError("the kernel is not running")
-        self._nursery.start_soon(work)
+        self._nursery.start_soon(_contained, work)
 
     def report(self, cred: Credentials, path: str, op: str, exc: KernelError) -> None:
         """Keeps a control error for sys/error_log."""
@@ -263,6 +263,14 @@ class Kernel:
     def _sessions(self) -> bytes:
         flat = {name: value() for name, value in self.gauges.items()}
         return "".join(f"{name} {value:g}\n" for name, value in flat.items()).encode()
+
+
+async def _contained(work: Callable[[], Awaitable[None]]) -> None:
+    """Runs what nobody waits for: an error of it would end every agent, and the mount."""
+    try:
+        await work()
+    except Exception:
+        log.exception("work beside the kernel failed")
 
 
 async def _never() -> str:

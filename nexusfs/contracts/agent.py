@@ -45,7 +45,8 @@ CLAUDE_TOOLS = {
 LIST_MAX, ENTRY_MAX = 1000, 128
 """Entries of a list of tools, and characters of one: each is matched against each tool."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+NAME = re.compile(r"[a-z0-9-]{1,64}")
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Path = Annotated[str, Field(pattern=r"^/", max_length=4096)]
 
 

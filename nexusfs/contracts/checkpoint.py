@@ -8,11 +8,15 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nexusfs.contracts.agent import Name
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import CorruptError, UnavailableError
 from nexusfs.contracts.model import Message
+from nexusfs.contracts.nesting import MAX_DEPTH, is_too_deep
 
 FORMAT = "nexusfs-checkpoint"
 VERSION = 1
@@ -45,7 +49,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """What the index says of a checkpoint; the time is RFC 3339 UTC."""
+    """What the index says of a checkpoint; the time is RFC 3339 UTC.
+
+    The zone is empty in what earlier versions wrote; no agent sees such a one.
+    """
 
     checkpoint_hash: str
     agent_id: str
@@ -54,6 +61,7 @@ class CheckpointInfo:
     created_at: str
     size_bytes: int
     automatic: bool = False
+    zone: str = ""
 
 
 class Checkpoints(Protocol):
@@ -115,13 +123,84 @@ def decoded(data: bytes) -> Snapshot:
         )
     try:
         return reader(body)
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         raise CorruptError("the checkpoint lacks something, or has it wrong") from None
 
 
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+class _Function(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    arguments: str | None = None
+
+
+class _Call(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    id: str = Field(min_length=1)
+    function: _Function
+
+
+class _Message(BaseModel):
+    """What a message must have; providers add fields of their own, which stay."""
+
+    model_config = ConfigDict(strict=True)
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> "_Message":
+        if self.role != "assistant" and (self.tool_calls or self.content is None):
+            raise ValueError(f"a message of {self.role} has a text and calls nothing")
+        return self
+
+
+class _Version1(BaseModel):
+    """The content of a file that anybody may have written; what it says becomes a journal."""
+
+    model_config = ConfigDict(strict=True)
+
+    agent_id: Name
+    pid: Count
+    zone: Name
+    spec: dict[str, Any]
+    turns: Count
+    rounds: Count
+    kept_from: Count
+    summary: str
+    transcript: list[_Message]
+    mail: list[str]
+
+    @model_validator(mode="after")
+    def _is_a_history(self) -> "_Version1":
+        if self.kept_from > len(self.transcript):
+            raise ValueError("kept_from is after the end")
+        due: set[str | None] = set()
+        for message in self.transcript:
+            if message.role == "tool" and message.tool_call_id in due:
+                due.remove(message.tool_call_id)
+                continue
+            calls = message.tool_calls or []
+            fits = message.role != "tool" and len({call.id for call in calls}) == len(calls)
+            if due or not fits:
+                raise ValueError("each call has an id of its own, and its result right after it")
+            due.update(call.id for call in calls)
+        return self
+
+
 def _version_1(body: dict[str, Any]) -> Snapshot:
-    names = Snapshot.__dataclass_fields__
-    return Snapshot(**{name: body[name] for name in names})
+    """The state as it is written, once it is known to be one. ValueError."""
+    if is_too_deep(body, MAX_DEPTH + 8):  # a spec has MAX_DEPTH, and calls are six levels down
+        raise ValueError("nested too deep")
+    _Version1.model_validate(body)
+    return Snapshot(**{name: body[name] for name in Snapshot.__dataclass_fields__})
 
 
 READERS: dict[int, Callable[[dict[str, Any]], Snapshot]] = {1: _version_1}

@@ -371,8 +371,8 @@ class Store(Protocol):
 class Journal(Protocol):
     """Append-only lines for each process; a line survives kill -9 once `append` returned."""
 
-    def append(self, pid: int, line: bytes) -> None:
-        """Adds one line."""
+    def append(self, pid: int, line: bytes, *, last: bool = False) -> None:
+        """Adds one line. A `last` one, of an agent's end, has space of its own on a full disk."""
         ...
 
     def read(self, pid: int) -> list[bytes]:

@@ -21,14 +21,14 @@ duplicates of descriptors: an error is for the sync that somebody waits for, and
 once for each open file.
 """
 
-import errno
 import os
 import struct
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from ctypes import CDLL, c_int, c_longlong, c_uint
+from ctypes import CDLL, c_int, c_longlong, c_uint, get_errno
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 
 from nexusfs.contracts.errors import CorruptError, KernelError, NoSpaceError
@@ -55,6 +55,9 @@ _PUNCH_KEEP_SIZE = 0x02 | 0x01
 
 _SYNC_FILE_RANGE_WRITE = 2
 """Source: linux/fs.h."""
+
+_KEEP_SIZE = 1
+"""Source: linux/falloc.h."""
 
 _libc = CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [c_int, c_int, c_longlong, c_longlong]
@@ -344,8 +347,17 @@ def _write_all(fd: int, pieces: Sequence[bytes], offset: int) -> None:
 
 def translated(exc: OSError) -> KernelError:
     """NoSpaceError ENOSPC for a full disk, EIO for everything else that a disk may say."""
-    full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = exc.errno in (ENOSPC, EDQUOT, EFBIG)
     return (NoSpaceError if full else KernelError)(f"the store's disk: {exc.strerror}")
+
+
+def set_aside(fd: int, first: int, length: int) -> None:
+    """Gives a file space that is there when it is written, without growing it; where that is known.
+
+    OSError ENOSPC. Source: fallocate(2), FALLOC_FL_KEEP_SIZE.
+    """
+    if _libc.fallocate(fd, _KEEP_SIZE, first, length) and get_errno() in (ENOSPC, EDQUOT, EFBIG):
+        raise OSError(get_errno(), os.strerror(get_errno()))
 
 
 def _start_disk(fd: int) -> None:

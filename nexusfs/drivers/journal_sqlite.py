@@ -28,6 +28,8 @@ CALLS_KEPT = 1000
 CHECKPOINT_COMMITS = 2000
 FIRST_PID = 2
 """pid 1 is the kernel."""
+ENDS_BYTES = 256 << 10
+"""Kept on a disk that fills up: some 400 agents can be killed, and stay so at the next mount."""
 FOLD_BYTES = 1 << 20
 """Size of the log at which it is folded: read again in 10 ms after a crash."""
 PACKED_BYTES = 4096
@@ -68,16 +70,19 @@ class SqliteJournal:
         self._forgotten: set[int] = set()
         row = db.row("SELECT value FROM counter WHERE name = 'pid'")
         self._last_pid = int(row[0]) if row else FIRST_PID - 1
-        self._log = RecordFile(db.path.with_suffix(".log"))
+        self._log = RecordFile(db.path.with_suffix(".log"), spare_bytes=ENDS_BYTES)
         self._fold_at = FOLD_BYTES
         self._replay()
 
-    def append(self, pid: int, line: bytes) -> None:
-        """Adds one line; it survives kill -9 when this returns. NoSpaceError ENOSPC."""
+    def append(self, pid: int, line: bytes, *, last: bool = False) -> None:
+        """Adds one line; it survives kill -9 when this returns. NoSpaceError ENOSPC.
+
+        A `last` line of an agent has space of its own on a full disk.
+        """
         number = self._next.get(pid)
         if number is None:
             number = self._settled(pid)
-        self._log.append(_RECORD.pack(LINE, pid, number) + line)
+        self._log.append(_RECORD.pack(LINE, pid, number) + line, last=last)
         self._keep(pid, number, line)
         if self._log.end >= self._fold_at:
             self._fold()
@@ -110,8 +115,8 @@ class SqliteJournal:
         return self._last_pid
 
     def forget(self, pid: int) -> None:
-        """Drops a process from `pids`; its lines stay."""
-        self._log.append(_RECORD.pack(FORGET, pid, 0))
+        """Drops a process from `pids`; its lines stay. On a full disk too: it is gone already."""
+        self._log.append(_RECORD.pack(FORGET, pid, 0), last=True)
         self._forgotten.add(pid)
 
     def sync(self) -> None:

@@ -24,10 +24,11 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from nexusfs.contracts.errors import KernelError
-from nexusfs.drivers.blob_local import translated
+from nexusfs.contracts.errors import KernelError, NoSpaceError
+from nexusfs.drivers.blob_local import set_aside, translated
 
 PAGE_BYTES = 4096
 SYNC_FAILED = (
@@ -52,9 +53,14 @@ class RecordFile:
         failed: a sync failed, and nothing more is taken in.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens or makes the file, reads it, and cuts off what is torn. OSError."""
+    def __init__(self, path: Path, *, spare_bytes: int = 0) -> None:
+        """Opens or makes the file, reads it, and cuts off what is torn. OSError.
+
+        Of the disk, `spare_bytes` are kept for records that are the last of something.
+        """
         self.path = path
+        self._spare_bytes = spare_bytes
+        self._aside = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._seed = 0
         self._synced = False  # The next record begins on a page of its own.
@@ -66,12 +72,14 @@ class RecordFile:
             os.ftruncate(self._fd, self.end)
             if not self.end:
                 self.restart()
+            with suppress(NoSpaceError):
+                self._keep_spare(0)
         except OSError:
             os.close(self._fd)
             raise
 
-    def append(self, payload: bytes) -> None:
-        """Adds a record; it survives kill -9 when this returns.
+    def append(self, payload: bytes, *, last: bool = False) -> None:
+        """Adds a record; it survives kill -9 when this returns. A `last` one may take the spare.
 
         Raises:
             NoSpaceError: ENOSPC, the disk is full; nothing was added.
@@ -79,6 +87,8 @@ class RecordFile:
         if self._synced:
             self._synced = False
             self.end = next_page(self.end)
+        if not last:
+            self._keep_spare(_RECORD.size + len(payload))
         length = _LENGTH.pack(len(payload))
         checksum = zlib.crc32(payload, zlib.crc32(length, self._seed))
         self._write(b"".join((length, _LENGTH.pack(checksum), payload)), self.end)
@@ -132,6 +142,22 @@ class RecordFile:
             raise translated(exc) from exc
         self.end = at + len(data)
         self.unsynced = True
+
+    def _keep_spare(self, size: int) -> None:
+        """Sees that `size` bytes can be written and the spare is left. NoSpaceError ENOSPC."""
+        need = self.end + size + self._spare_bytes
+        if not self._spare_bytes or need <= self._aside:
+            return
+        start = max(self._aside, self.end)
+        for goal in (need + self._spare_bytes, need):  # more at once, where there is more
+            try:
+                set_aside(self._fd, start, goal - start)
+            except OSError as exc:
+                failure = translated(exc)
+            else:
+                self._aside = goal
+                return
+        raise failure
 
     def _scan(self, data: bytes) -> Iterator[bytes]:
         if len(data) < _HEADER.size:

@@ -32,8 +32,9 @@ class ApprovalFs:
         """Answers go to `calls`."""
         self._calls = calls
         self._background = background
-        self._table = Table(_owner_of, background)
-        self._dir_table = Table(_owner_of_dir, background)
+        visible = calls.processes.visible
+        self._table = Table(_owner_of, background, lambda cred, one: visible(cred, one.process))
+        self._dir_table = Table(_owner_of_dir, background, visible)
         self._control = Control(
             frozenset({"line"}),
             self._answer,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 from collections.abc import Iterable
 from typing import Any
 from weakref import WeakValueDictionary
@@ -22,6 +23,8 @@ from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.syscalls import Syscalls
 from nexusfs.kernel.vfs.control import Control, ControlNode, Request
 from nexusfs.kernel.vfs.kernfs import Background, DirNode, Dynamic, Owner, Row, Table, TextNode
+
+log = logging.getLogger(__name__)
 
 DISPATCH_INO = 2 << 56
 CALLS_INO = DISPATCH_INO | (1 << 52)
@@ -46,7 +49,7 @@ class DispatchFs:
         self._nodes: WeakValueDictionary[tuple[int, str], ToolNode] = WeakValueDictionary()
         self._inos = itertools.count(TOOL_INO)
         self._table = self._root_table()
-        self._agent_table = Table(_owner_of, background)
+        self._agent_table = Table(_owner_of, background, calls.processes.visible)
         self._call_table = Table(lambda _: self._born, background)
         self.root: Node = DirNode(
             self._table,
@@ -137,14 +140,22 @@ class DispatchFs:
             failure = exc
             result = ToolResult(call_id, tool.name, "", str(exc), 0.0)
         reply = result.to_json()
-        self._call_log.put(caller.uid, call_id, reply)
-        self._last.set(caller, call_id)
+        self._keep(caller, call_id, reply)
         if failure is None and result.error is not None:
             failure = ToolFailedError(result.error)
         if failure is not None:
             failure.reply = reply
             raise failure
         return reply
+
+    def _keep(self, caller: Credentials, call_id: str, reply: bytes) -> None:
+        """Keeps a call for .calls; on a full disk it is not, for what ran has its reply."""
+        try:
+            self._call_log.put(caller.uid, call_id, reply)
+        except KernelError as exc:
+            log.warning("call %s is not kept in .calls: %s", call_id, exc)
+        else:
+            self._last.set(caller, call_id)
 
     # -- .last and .calls
 

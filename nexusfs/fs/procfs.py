@@ -89,7 +89,7 @@ class ProcFs:
         pid = int(name) if name.isdigit() and len(name) < 12 and name[:1] != b"0" else 0
         processes = self._calls.processes
         process = processes.find(pid)
-        if process is not None and (not cred.agent_pid or processes.visible(cred, process)):
+        if process is not None and processes.visible(cred, process):
             return AgentDir(self._agents, process, PROC_INO | (pid << 8), processes)
         if pid == KERNEL_PID:
             return DirNode(self._kernel, None, PROC_INO | (pid << 8))
@@ -124,8 +124,8 @@ class ProcFs:
     # -- /proc/<pid>
 
     def _agent_table(self) -> Table:
-        table = Table(_owner_of, self._background)
         processes = self._calls.processes
+        table = Table(_owner_of, self._background, processes.visible)
         table.text("status", PUBLIC, StatusNode)(lambda p: render.status(p, processes.sandbox))
         table.text("status.json", PUBLIC)(lambda p: render.status_json(p, processes.sandbox))
         table.text("spec", PRIVATE)(render.spec)
@@ -153,7 +153,7 @@ class ProcFs:
         return DirNode(self._limits, process, (ino & ~0xFF) | LIMITS_ROW, 0o500)
 
     def _limit_table(self) -> Table:
-        table = Table(_owner_of, self._background)
+        table = Table(_owner_of, self._background, self._calls.processes.visible)
         for name in LIMITS:
             control(table, name, 0o600, Control(
                 frozenset({"line"}),

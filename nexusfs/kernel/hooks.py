@@ -48,7 +48,9 @@ class Hooks:
                 raise
             except OSError as exc:
                 raise error_of(exc.errno or 0, f"hook {name}: {exc.strerror or exc}") from exc
-            except Exception as exc:
+            except BaseException as exc:
+                if not is_contained(exc):
+                    raise
                 log.exception("hook %s failed in %s", name, point)
                 raise KernelError(f"hook {name} failed: {type(exc).__name__}: {exc}") from exc
 
@@ -65,8 +67,20 @@ class Hooks:
                 continue
             try:
                 method(context)
-            except Exception as exc:
+            except BaseException as exc:
+                if not is_contained(exc):
+                    raise
                 log.error("hook %s failed in %s: %s", name, point, exc)
+
+
+def is_contained(exc: BaseException) -> bool:
+    """True for what code of others may raise without more than its call failing.
+
+    That is also `sys.exit`, which argparse calls; not a cancellation, nor Ctrl-C.
+    """
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split((Exception, SystemExit))[1] is None
+    return isinstance(exc, Exception | SystemExit)
 
 
 async def _run(method: Method, context: HookContext) -> None:
@@ -78,7 +92,9 @@ async def _run(method: Method, context: HookContext) -> None:
 async def _guarded(name: str, method: Method, context: HookContext) -> None:
     try:
         await _run(method, context)
-    except Exception as exc:
+    except BaseException as exc:
+        if not is_contained(exc):
+            raise
         said = str(exc) or type(exc).__name__
         context.warnings.append(f"hook {name}: {said}")
         if not isinstance(exc, KernelError | OSError):

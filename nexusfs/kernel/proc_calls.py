@@ -174,15 +174,15 @@ class ProcessCalls:
     async def sys_checkpoint_list(
         self, cred: Credentials, agent_id: str, limit: int | None = None
     ) -> list[CheckpointInfo]:
-        """The checkpoints of one agent, newest first."""
-        return await self.processes.checkpoints.listed(cred, agent_id, limit)
+        """The checkpoints of one agent, newest first; an agent sees those of its zone."""
+        return await self.processes.checkpoints_of(cred, agent_id, limit)
 
     @syscall
     async def sys_checkpoint_delete(
         self, cred: Credentials, agent_id: str, checkpoint_hash: str
     ) -> bool:
         """Removes a checkpoint; False when there was none."""
-        return await self.processes.checkpoints.delete(cred, agent_id, checkpoint_hash)
+        return await self.processes.delete_checkpoint(cred, agent_id, checkpoint_hash)
 
     @contextlib.contextmanager
     def _watching(self, cred: Credentials, op: str, pid: int) -> Iterator[None]:

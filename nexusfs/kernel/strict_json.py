@@ -16,9 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nexusfs.contracts.errors import InvalidError
+from nexusfs.contracts.nesting import MAX_DEPTH
 
-MAX_DEPTH = 64
-"""Levels of nesting. No spec or tool needs ten; Python code that recurses over it stays safe."""
 MAX_DIGITS = 4300
 """Characters in one number. Source: Python's own limit, sys.int_info.default_max_str_digits."""
 MAX_VALUES = 100_000

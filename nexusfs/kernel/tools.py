@@ -22,7 +22,7 @@ from nexusfs.contracts.hooks import DispatchContext, Identity, RefusalContext
 from nexusfs.contracts.tool import Tool, ToolContext, ToolResult, new_call_id
 from nexusfs.contracts.words import nearest
 from nexusfs.kernel.arguments import validate_arguments_async
-from nexusfs.kernel.hooks import Hooks
+from nexusfs.kernel.hooks import Hooks, is_contained
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,9 @@ class ToolTable:
             return "", "it gave up waiting for something of its own"
         except KernelError as exc:
             return "", str(exc)
-        except Exception as exc:
+        except BaseException as exc:
+            if not is_contained(exc):
+                raise
             log.exception("tool %s failed unexpectedly", tool.name)
             return "", f"internal error: {type(exc).__name__}"
         finally:

@@ -13,14 +13,21 @@ import os
 import re
 import time
 from dataclasses import asdict
-from typing import Any
 from weakref import WeakValueDictionary
 
 import trio
+from pydantic import ConfigDict, TypeAdapter
 
 from nexusfs.contracts.checkpoint import CheckpointInfo, Snapshot, decoded, encoded, hash_of
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import AccessError, CorruptError, KernelError, NotFoundError
+from nexusfs.contracts.errors import (
+    AccessError,
+    CorruptError,
+    IsDirectoryError,
+    KernelError,
+    NotDirectoryError,
+    NotFoundError,
+)
 from nexusfs.contracts.times import iso
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.syscalls import Syscalls
@@ -29,6 +36,7 @@ from nexusfs.services.homes import Homes
 AUTOMATIC_KEPT = 10
 """Automatic checkpoints of one agent; older ones are removed. Those that were asked for stay."""
 INDEX = "index.json"
+_ROWS = TypeAdapter(list[CheckpointInfo], config=ConfigDict(strict=True))
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,6 +63,7 @@ class CheckpointFiles:
             now,
             len(data),
             automatic,
+            snapshot.zone,
         )
         lock = self._locks.setdefault(snapshot.agent_id, trio.Lock())
         async with lock:
@@ -69,16 +78,18 @@ class CheckpointFiles:
         """The state of a checkpoint, looked for in that agent's home, else in any."""
         files = BoundSyscalls(self._calls, cred)
         homes = [f"/home/{agent_id}"] if agent_id else []
+        changed = ""
         for home in homes or [f"/home/{name}" for name in await self._agents(files)]:
+            path = f"{home}/checkpoints/{checkpoint_hash}"
             try:
-                data = await files.read_file(f"{home}/checkpoints/{checkpoint_hash}")
-            except (NotFoundError, AccessError):
+                data = await files.read_file(path)
+            except (NotFoundError, NotDirectoryError, IsDirectoryError, AccessError):
                 continue
-            if hash_of(data) != checkpoint_hash:
-                raise CorruptError(
-                    f"{home}/checkpoints/{checkpoint_hash}: the content is not what its name says"
-                )
-            return decoded(data)
+            if hash_of(data) == checkpoint_hash:
+                return decoded(data)
+            changed = changed or path  # anybody may name a file so: a good one may follow
+        if changed:
+            raise CorruptError(f"{changed}: the content is not what its name says")
         where = f"of agent {agent_id!r}" if agent_id else "in /home"
         raise NotFoundError(
             f"no checkpoint {checkpoint_hash[:12]}… {where} that you may read: index.json in its "
@@ -137,12 +148,18 @@ class _Folder:
         await self._files.sys_rename(new, f"{self.path}/{name}")
 
     async def listed(self) -> list[CheckpointInfo]:
-        """What is there, newest first: by the index, and what came without it."""
+        """What is there, newest first: as the index has it, and what came without it by its time.
+
+        A clock that was put back changes no order.
+        """
         there = {n for n in await _names(self._files, self.path) if _HASH.fullmatch(n)}
-        known = [info for info in await self._index() if info.checkpoint_hash in there]
-        strange = there - {info.checkpoint_hash for info in known}
-        found = known + [info for name in strange if (info := await self._looked_at(name))]
-        return sorted(found, key=lambda info: info.created_at, reverse=True)
+        found = [info for info in await self._index() if info.checkpoint_hash in there]
+        strange = there - {info.checkpoint_hash for info in found}
+        came = [info for name in strange if (info := await self._looked_at(name))]
+        for info in sorted(came, key=lambda info: info.created_at):
+            older = (n for n, one in enumerate(found) if one.created_at <= info.created_at)
+            found.insert(next(older, len(found)), info)
+        return found
 
     async def pruned(self, infos: list[CheckpointInfo]) -> list[CheckpointInfo]:
         """The list without automatic ones over the limit, whose files are removed."""
@@ -159,9 +176,8 @@ class _Folder:
     async def _index(self) -> list[CheckpointInfo]:
         """The index; empty when there is none, or it is not one: people may write it."""
         try:
-            rows: Any = json.loads(await self._files.read_file(f"{self.path}/{INDEX}"))
-            return [CheckpointInfo(**row) for row in rows]
-        except (KernelError, ValueError, TypeError):
+            return _ROWS.validate_json(await self._files.read_file(f"{self.path}/{INDEX}"))
+        except (KernelError, ValueError):
             return []
 
     async def _looked_at(self, name: str) -> CheckpointInfo | None:
@@ -174,5 +190,6 @@ class _Folder:
         except KernelError:
             return None
         return CheckpointInfo(
-            name, snapshot.agent_id, snapshot.pid, snapshot.turns, iso(made_ns), len(data)
-        )
+            name, snapshot.agent_id, snapshot.pid, snapshot.turns, iso(made_ns), len(data),
+            zone=snapshot.zone,
+        )  # fmt: skip

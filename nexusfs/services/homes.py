@@ -8,8 +8,15 @@ EACCES, and a memory that its user did not write is not read.
 import logging
 import os
 
+from nexusfs.contracts.agent import NAME
 from nexusfs.contracts.cred import KERNEL_CRED, Credentials
-from nexusfs.contracts.errors import AccessError, ExistsError, KernelError, NotFoundError
+from nexusfs.contracts.errors import (
+    AccessError,
+    ExistsError,
+    InvalidError,
+    KernelError,
+    NotFoundError,
+)
 from nexusfs.contracts.node import Change
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.kernel.bound import BoundSyscalls
@@ -39,8 +46,11 @@ class Homes:
     async def directory(self, cred: Credentials, agent_id: str, name: str) -> str:
         """The path of a directory in an agent's home; both are made where they are absent.
 
-        AccessError EACCES: the home is another user's. NoSpaceError ENOSPC.
+        AccessError EACCES: the home is another user's. NoSpaceError ENOSPC. InvalidError EINVAL:
+        `agent_id` is no name, so what it names may be anywhere.
         """
+        if not NAME.fullmatch(agent_id):
+            raise InvalidError(f"no name of an agent: {agent_id!r}")
         home = f"/home/{agent_id}"
         files = BoundSyscalls(self._calls, cred)
         try:
@@ -89,7 +99,7 @@ class Homes:
         shown = output[: self._output_chars // SHOWN_PART]
         try:
             directory = await self.directory(process.cred, process.agent_id, "outputs")
-            path = f"{directory}/{_file_name(call_id)}.txt"
+            path = f"{directory}/{process.pid}-{_file_name(call_id)}.txt"
             data = output.encode("utf-8", "replace")
             await BoundSyscalls(self._calls, process.cred).write_file(path, data)
         except KernelError as exc:

@@ -28,6 +28,8 @@ from nexusfs.services.trusted_file import TrustedFile
 log = logging.getLogger(__name__)
 
 PATH = "/etc/hooks.json"
+BESIDE_MAX = 16
+"""Events told at once beside the kernel: a tree of agents that ends is as many processes."""
 
 
 class Program(BaseModel):
@@ -56,6 +58,7 @@ class HookPrograms:
         self._start = start
         self._uid = uid
         self._environment = dict(environment)
+        self._at_once = trio.CapacityLimiter(BESIDE_MAX)
         self._file: TrustedFile[tuple[Program, ...]] = TrustedFile(calls, uid, PATH, _parse, ())
 
     async def pre_spawn(self, context: HookContext) -> None:
@@ -89,7 +92,8 @@ class HookPrograms:
 
     async def _told(self, point: str, context: HookContext) -> None:
         try:
-            await self._all(point, context)
+            async with self._at_once:
+                await self._all(point, context)
         except KernelError as exc:
             log.warning("%s: %s", point, exc)
 
@@ -106,12 +110,15 @@ class HookPrograms:
         name = os.path.basename(program.command[0])
         _check_program(program.command[0], self._uid)
         told = json.dumps({"point": program.on, **_plain(context)}, default=str).encode()
-        with trio.move_on_after(program.timeout_s) as limit:
-            done = await trio.run_process(
-                list(program.command), stdin=told, capture_stdout=True, capture_stderr=True,
-                check=False, env=self._environment, cwd="/", start_new_session=True,
-                deliver_cancel=_kill_group,
-            )  # fmt: skip
+        try:
+            with trio.move_on_after(program.timeout_s) as limit:
+                done = await trio.run_process(
+                    list(program.command), stdin=told, capture_stdout=True, capture_stderr=True,
+                    check=False, env=self._environment, cwd="/", start_new_session=True,
+                    deliver_cancel=_kill_group,
+                )  # fmt: skip
+        except OSError as exc:  # no x bit, no such interpreter, no descriptor left
+            raise AccessError(f"hook {name} cannot be started: {exc.strerror or exc}") from None
         if limit.cancelled_caught:
             raise TimeoutExpiredError(f"hook {name} took over {program.timeout_s:g} s")
         if done.returncode:

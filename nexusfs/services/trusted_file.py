@@ -4,8 +4,8 @@ It must be root's or the daemon's user's, and writable by nobody else; otherwise
 be understood, nothing that it could refuse is let through: a policy that is not read is not a
 policy that allows.
 
-Concurrency: the file is read again when the tree says that it may have changed; calls that overlap
-a change see the old content or the new one, whole.
+Concurrency: the file is read again when the tree says that it may have changed, by one call while
+the others wait; calls that overlap a change see the old content or the new one, whole.
 """
 
 import json
@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import trio
 from pydantic import ValidationError
 
 from nexusfs.contracts.cred import KERNEL_CRED
@@ -32,7 +33,6 @@ class TrustedFile(Generic[T]):
 
     Attributes:
         fault: why the file is not used.
-        stale: true when it has to be read again.
         known: what was read last.
     """
 
@@ -49,30 +49,43 @@ class TrustedFile(Generic[T]):
         self._ino = 0
         self.known = empty
         self.fault: KernelError | None = None
-        self.stale = True
+        self._changes = 1
+        self._read_at = 0
+        self._reading = trio.Lock()
         calls.vfs.watch.listen(self._changed)
+
+    @property
+    def stale(self) -> bool:
+        """True when it has to be read again; also while it is being read."""
+        return self._read_at != self._changes
 
     async def read(self) -> T:
         """What the file says now; where it has a fault, what is in `fault` counts.
 
         Suspends where the files do, and only after a change.
         """
-        if not self.stale:
-            return self.known
-        self.stale, self.known, self.fault = False, self._empty, None
+        if self.stale:
+            async with self._reading:
+                if self.stale:
+                    await self._take_in()
+        return self.known
+
+    async def _take_in(self) -> None:
+        """Reads the file; until it is read what was known counts, and others wait."""
+        changes, known, fault = self._changes, self._empty, None
         try:
-            self.known = await self._parsed()
+            known = await self._parsed()
         except NotFoundError:
             pass
         except KernelError as exc:
-            self.fault = exc
+            fault = exc
             log.error("%s", exc)
-        return self.known
+        self._read_at, self.known, self.fault = changes, known, fault
 
     def _changed(self, changed: Changed) -> None:
         ours = changed.name is None and changed.node.ino == self._ino
         if ours or changed.name in self._names:
-            self.stale = True
+            self._changes += 1
 
     async def _parsed(self) -> T:
         """NotFoundError ENOENT, AccessError EACCES."""

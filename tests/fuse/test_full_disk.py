@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nexusfs.contracts.errors import NoSpaceError
+from nexusfs.drivers.record_file import RecordFile
 from nexusfs.drivers.store_local import open_store
 from tests.fuse.conftest import Mounts
 
@@ -130,3 +131,21 @@ def test_a_new_store_on_a_full_disk_is_enospc(small: Mounts) -> None:
 
     with pytest.raises(NoSpaceError):
         open_store(small.directory / "s")
+
+
+def test_last_records_have_space_that_nobody_else_can_take(small: Mounts, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    file = RecordFile(disk / "records", spare_bytes=64 << 10)
+    file.append(b"a")
+    fill(disk)
+    taken = []
+    with pytest.raises(NoSpaceError):
+        for number in range(100_000):
+            file.append(b"%d" % number)
+            taken.append(b"%d" % number)
+
+    for _ in range(60):
+        file.append(b"l" * 1000, last=True)
+    file.close()
+
+    assert RecordFile(disk / "records").found == [b"a", *taken, *[b"l" * 1000] * 60]

@@ -15,12 +15,13 @@ from nexusfs.boot.config import Config, ToolLimits
 from nexusfs.boot.kernel import Kernel
 from nexusfs.contracts.agent import LATER_FIELDS, AgentSpec
 from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.nesting import MAX_DEPTH
 from nexusfs.contracts.node import Change
 from nexusfs.contracts.proc import ProcState
 from nexusfs.contracts.tool import ToolResult
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.requests import REQUEST_LIMIT_BYTES
-from nexusfs.kernel.strict_json import MAX_DEPTH, MAX_VALUES
+from nexusfs.kernel.strict_json import MAX_VALUES
 from tests.kernel_fixture import ROOT, spec, until
 
 TOP = Path(__file__).resolve().parents[2]

@@ -250,7 +250,7 @@ class Process(Scheduled, Steps):
 
     def journal_if_possible(self) -> None:
         """From now on a journal that cannot be written is a log line: the process is ending."""
-        append = self._append
+        append = self.host.append_last or self._append
 
         def tolerant(pid: int, line: bytes) -> None:
             try:

@@ -7,12 +7,16 @@ from typing import Any
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.checkpoint import Snapshot
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.model import Usage
+from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.store import Journal
 from nexusfs.kernel.proc.budget import Totals
 from nexusfs.kernel.proc.fold import caveats_of, set_limits
 from nexusfs.kernel.proc.process import AFTER_THE_END, Counts, Process
-from nexusfs.kernel.proc.steps import Host
+from nexusfs.kernel.proc.steps import Host, answer_to
+
+RESTORED = (
+    "interrupted: the checkpoint was written before this call was done, its outcome is unknown"
+)
 
 
 def restored(journal: Journal, host: Host, pid: int) -> tuple[Process, int]:
@@ -39,7 +43,11 @@ def restored(journal: Journal, host: Host, pid: int) -> tuple[Process, int]:
 def _set_end(
     process: Process, first: dict[str, Any], end: dict[str, Any], last: dict[str, Any]
 ) -> None:
-    """What the whole fold would say of an ended process, from its first and last events."""
+    """What the whole fold would say of an ended process, from its first and last events.
+
+    But for the transcript that a restored one began with: reading the journal brings that.
+    """
+    first = {name: value for name, value in first.items() if name != "restored"}
     for event in (first, end, *([last] if last["type"] in AFTER_THE_END else [])):
         process.fold(event)
     totals = end["totals"]
@@ -84,7 +92,11 @@ def snapshot_of(process: Process) -> Snapshot:
 
 
 def restored_fields(snapshot: Snapshot, task: str) -> dict[str, Any]:
-    """What the `spawn` event of a restored process has beside the rest."""
+    """What the `spawn` event of a restored process has beside the rest.
+
+    Calls without a result get one in here: once the process is journaled, none runs again.
+    """
+    answers = [answer_to(call, RESTORED) for call in _open_calls(snapshot.transcript)]
     return {
         "task": task,
         "restored": {
@@ -92,7 +104,18 @@ def restored_fields(snapshot: Snapshot, task: str) -> dict[str, Any]:
             "rounds": snapshot.rounds,
             "kept_from": snapshot.kept_from,
             "summary": snapshot.summary,
-            "transcript": snapshot.transcript,
+            "transcript": [*snapshot.transcript, *answers],
             "mail": snapshot.mail,
         },
     }
+
+
+def _open_calls(transcript: list[Message]) -> list[dict[str, Any]]:
+    """The calls at the end of a transcript that have no result."""
+    answered: set[str] = set()
+    for message in reversed(transcript):
+        if message["role"] != "tool":
+            calls = message.get("tool_calls") or ()
+            return [call for call in calls if call["id"] not in answered]
+        answered.add(message["tool_call_id"])
+    return []

@@ -4,11 +4,14 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import ValidationError
+
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.checkpoint import Snapshot
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
     BusyError,
+    CorruptError,
     DisconnectedError,
     ExistsError,
     InvalidError,
@@ -27,10 +30,6 @@ from nexusfs.kernel.proc.evicting import Evicting
 from nexusfs.kernel.proc.narrow import Plan, Settings, effective_spec
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
-
-RESTORED = (
-    "interrupted: the checkpoint was written before this call was done, its outcome is unknown"
-)
 
 AgentLoader = Callable[[Credentials, str], Awaitable[AgentSpec]]
 """Reads the spec of an installed agent with the caller's rights."""
@@ -115,6 +114,7 @@ class Spawning(Evicting):
         Raises:
             NotFoundError, AccessError, NotSpecError: the installed agent is absent, not
                 executable, no spec; the checkpoint is not there.
+            CorruptError: EIO, the checkpoint is not what an agent can go on from.
             NotPermittedError: EPERM, it asks for more than its parent has, or for another zone.
             ExistsError: EEXIST, a singleton of that name lives.
             CapacityError: EAGAIN, the queue is full, or there is no room.
@@ -210,14 +210,18 @@ class Spawning(Evicting):
             return _Wish(cred, wanted, base, None)
         snapshot = await self.checkpoints.load(cred, wanted.restore, wanted.name or wanted.agent)
         self._check_zone(cred, snapshot)
-        base = AgentSpec.model_validate({**snapshot.spec, "restore": None}, strict=False)
-        return _Wish(cred, wanted, base.model_copy(update={"name": snapshot.agent_id}), snapshot)
+        said = {**snapshot.spec, "restore": None, "name": snapshot.agent_id}
+        try:
+            base = AgentSpec.model_validate(said, strict=False)
+        except ValidationError as exc:
+            raise CorruptError(f"the spec of the checkpoint is none: {exc}") from None
+        return _Wish(cred, wanted, base, snapshot)
 
     def _check_zone(self, cred: Credentials, snapshot: Snapshot) -> None:
         """NotFoundError ENOENT for an agent that asks for a checkpoint of another zone."""
-        caller = self._processes.get(cred.agent_pid) if cred.agent_pid else None
-        if caller is not None and caller.spec.zone != snapshot.zone:
-            raise NotFoundError(f"no checkpoint in zone {caller.spec.zone!r} has that hash")
+        if not self.sees(cred, snapshot.zone):
+            zone = self.get(cred.agent_pid).spec.zone
+            raise NotFoundError(f"no checkpoint in zone {zone!r} has that hash")
 
     def _plan(self, wish: _Wish) -> Plan:
         """What the agent gets. All that can refuse a spawn, but for hooks, is in here."""
@@ -271,7 +275,6 @@ class Spawning(Evicting):
             **more,
         )  # fmt: skip
         process.be_born_of(parent)
-        process.answer_open_calls(RESTORED)
         self._processes[pid] = process
         if parent is not None:
             parent.add_child(pid)

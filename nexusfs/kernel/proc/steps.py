@@ -17,7 +17,7 @@ from nexusfs.contracts.errors import (
     NoProcessError,
     NotPermittedError,
 )
-from nexusfs.contracts.model import Quote
+from nexusfs.contracts.model import Message, Quote
 from nexusfs.contracts.proc import ProcState
 from nexusfs.kernel.clock import now_iso
 from nexusfs.kernel.log import Log
@@ -29,6 +29,12 @@ from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
 from nexusfs.kernel.sched.claim import Claim
 from nexusfs.kernel.sched.room import Room
 from nexusfs.kernel.sched.slots import Slots
+
+
+def answer_to(call: dict[str, Any], text: str) -> Message:
+    """The message that gives a call the result `text`; also where it names no tool."""
+    name = (call.get("function") or {}).get("name") or ""
+    return {"role": "tool", "tool_call_id": call["id"], "name": name, "content": text}
 
 
 async def _on_disk_already() -> None:
@@ -44,12 +50,15 @@ class Host:
         room: for agents.
         on_disk: returns when everything journaled so far is on disk.
         purse_of: the account of a user, above those of all agents that he started.
+        append_last: journals lines of an end, for which there is space also on a full disk; None
+            where all are appended alike.
     """
 
     slots: Slots = field(default_factory=Slots)
     room: Room = field(default_factory=Room)
     on_disk: Callable[[], Awaitable[None]] = _on_disk_already
     purse_of: Callable[[int], Account | None] = lambda _: None
+    append_last: Callable[[int, bytes], None] | None = None
 
 
 class Steps:
@@ -279,9 +288,8 @@ class Steps:
 
     def answer(self, call_id: str, text: str) -> None:
         """Gives an open call a result that no tool gave."""
-        name = (self.open or {})[call_id]["function"]["name"]
-        message = {"role": "tool", "tool_call_id": call_id, "name": name, "content": text}
-        self.record("tool_result", id=call_id, name=name, error=text, message=message)
+        message = answer_to((self.open or {})[call_id], text)
+        self.record("tool_result", id=call_id, name=message["name"], error=text, message=message)
 
     def answer_open_calls(self, text: str) -> None:
         """Gives every open call the result `text`."""

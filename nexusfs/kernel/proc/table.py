@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -44,6 +45,7 @@ from nexusfs.kernel.proc.purses import Purses
 from nexusfs.kernel.proc.rebuild import restored
 from nexusfs.kernel.proc.spawning import AgentLoader, ProcSettings, Spawning
 from nexusfs.kernel.proc.steps import Host
+from nexusfs.kernel.proc.verbs import checked_text
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class ProcessTable(Spawning):
         self._purses = Purses(journal)
         self._purses.ceiling_usd = self.settings.cost_usd_per_user_day
         self.host.purse_of = self._purses.of
+        self.host.append_last = partial(journal.append, last=True)
 
     async def _sync_here(self) -> None:
         """Makes the journal durable in this thread; boot puts a group commit in its place."""
@@ -117,7 +120,6 @@ class ProcessTable(Spawning):
                 process.take_room()
                 self.set_going(process)
             elif process.state is ProcState.ZOMBIE and not self._lives(process.parent_pid):
-                process.journal_if_possible()
                 self._retire(process)
         self.refill()
 
@@ -136,9 +138,9 @@ class ProcessTable(Spawning):
             process.halt()
         with trio.move_on_after(models_s):
             await self.left(self._running)
-        for pid in self._running:
-            process = self._processes[pid]
-            if not any(wait.startswith("tool:") for wait in process.waits):
+        for process in self:  # who is gone from here while its task is not was cut at its end
+            in_tool = any(wait.startswith("tool:") for wait in process.waits)
+            if process.pid in self._running and not in_tool:
                 process.scope.cancel()
         with trio.move_on_after(tools_s):
             await self.left(self._running)
@@ -160,7 +162,7 @@ class ProcessTable(Spawning):
                 continue
             try:
                 process, born_of = restored(self._journal, self.host, pid)
-            except (ValueError, KeyError, TypeError, KernelError):
+            except Exception:  # one journal that cannot be folded keeps nobody else's agent back
                 log.exception("the journal of agent %d cannot be read; it is not listed", pid)
                 continue
             (self._ghosts if process.reaped else self._processes)[pid] = process
@@ -219,10 +221,14 @@ class ProcessTable(Spawning):
 
     def visible(self, cred: Credentials, process: Process) -> bool:
         """False for an agent that looks at a process of another zone."""
+        return self.sees(cred, process.spec.zone)
+
+    def sees(self, cred: Credentials, zone: str) -> bool:
+        """False for an agent of another zone."""
         if not cred.agent_pid:
             return True
         caller = self._processes.get(cred.agent_pid)
-        return caller is not None and caller.spec.zone == process.spec.zone
+        return caller is not None and caller.spec.zone == zone
 
     def snapshots(
         self, cred: Credentials, zone: str | None = None, state: str | None = None
@@ -278,7 +284,10 @@ class ProcessTable(Spawning):
             self._running.discard(process.pid)
             self._leaving.unpark_all()
         if not (outcome is None or process.state.ended or self._suspended):
-            self.end(process, outcome)
+            try:
+                self.end(process, outcome)
+            except Exception:  # one agent's end is no reason for the end of all
+                log.exception("agent %d did not end as it should", process.pid)
 
     async def left(self, pids: set[int]) -> None:
         """Returns when no task of these processes is left. Cancelling has no effect on them."""
@@ -373,7 +382,7 @@ class ProcessTable(Spawning):
         if process.state.ended:
             return False
         word, code = ("terminated", SIGTERM_EXIT) if term else ("killed", SIGKILL_EXIT)
-        self.end(process, Outcome(code, reason or word))
+        self.end(process, Outcome(code, checked_text(reason) or word))
         return True
 
     def reap(self, cred: Credentials, pid: int) -> None:
@@ -411,13 +420,17 @@ class ProcessTable(Spawning):
     # -- retention
 
     def _retire(self, process: Process) -> None:
-        """Nobody waits for the process any more; it is listed for as long as retention says."""
+        """Nobody waits for the process any more; it is listed for as long as retention says.
+
+        Also when the journal can't say so: it has ended, and who ends with it must not hang.
+        """
+        process.journal_if_possible()
         process.move(ProcState.STOPPED)
         self._retired[process.pid] = process
 
     def _remove(self, process: Process) -> None:
         if process.state is ProcState.ZOMBIE:
-            process.move(ProcState.STOPPED)
+            self._retire(process)
         self._retired.pop(process.pid, None)
         parent = self._processes.get(process.parent_pid)
         if parent is not None:

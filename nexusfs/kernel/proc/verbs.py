@@ -16,17 +16,33 @@ from nexusfs.contracts.errors import (
     KernelError,
     NotPermittedError,
     PipeClosedError,
+    TooBigError,
 )
 from nexusfs.contracts.limits import LIMITS, shown
 from nexusfs.contracts.proc import NICE_MAX, NICE_MIN, SIGINT_EXIT, Outcome, ProcState
 from nexusfs.kernel.proc.caveats import Caveat
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import snapshot_of
+from nexusfs.kernel.requests import REQUEST_LIMIT_BYTES
 
 CUTS = frozenset({
     "tools", "disallowed_tools", "paths", "delegate", "permission_mode", "rules",
 })  # fmt: skip
 """Fields of a spec that say what it may use or hand on."""
+
+
+def checked_text(text: str) -> str:
+    """What a person says, whatever he gave. InvalidError EINVAL, TooBigError EFBIG."""
+    if not isinstance(text, str):
+        raise InvalidError(f"a text is needed, not {type(text).__name__}")
+    if (
+        len(text) > REQUEST_LIMIT_BYTES
+        or len(text.encode("utf-8", "replace")) > REQUEST_LIMIT_BYTES
+    ):
+        raise TooBigError(f"a text may have {REQUEST_LIMIT_BYTES} bytes")
+    if "\0" in text:
+        raise InvalidError("text may not contain NUL")
+    return text
 
 
 class Verbs:
@@ -48,6 +64,10 @@ class Verbs:
 
     def end(self, process: Process, outcome: Outcome) -> None:
         """Ends a process and its subtree."""
+        raise NotImplementedError
+
+    def sees(self, cred: Credentials, zone: str) -> bool:
+        """False for an agent of another zone."""
         raise NotImplementedError
 
     # -- who may
@@ -92,11 +112,11 @@ class Verbs:
 
     def send(self, cred: Credentials, pid: int, text: str, source: str = "stdin") -> None:
         """A message for the next turn. PipeClosedError EPIPE when the process has ended."""
-        self.check_listens(cred, pid).post(text, source)
+        self.check_listens(cred, pid).post(checked_text(text), source)
 
     def steer(self, cred: Credentials, pid: int, text: str) -> None:
         """A message that changes the course of a living agent, delivered at its next turn."""
-        self.check_live(cred, pid).post(text, "steer")
+        self.check_live(cred, pid).post(checked_text(text), "steer")
 
     def nice(self, cred: Credentials, pid: int, value: int) -> None:
         """Sets how much a process gives way to others: -20 to 19; only root may lower it.
@@ -175,3 +195,20 @@ class Verbs:
                 "checkpoint", hash=info.checkpoint_hash, turn=process.turns, automatic=automatic
             )
         return info
+
+    async def checkpoints_of(
+        self, cred: Credentials, agent_id: str, limit: int | None = None
+    ) -> list[CheckpointInfo]:
+        """Those of one agent that the caller sees, newest first."""
+        found = await self.checkpoints.listed(cred, agent_id)
+        return [info for info in found if self.sees(cred, info.zone)][:limit]
+
+    async def delete_checkpoint(
+        self, cred: Credentials, agent_id: str, checkpoint_hash: str
+    ) -> bool:
+        """Removes one that the caller sees; False when there is none."""
+        seen = cred.agent_pid == 0 or any(
+            info.checkpoint_hash == checkpoint_hash
+            for info in await self.checkpoints_of(cred, agent_id)
+        )
+        return seen and await self.checkpoints.delete(cred, agent_id, checkpoint_hash)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import AccessError
+from nexusfs.contracts.errors import AccessError, NotFoundError
 from nexusfs.contracts.node import File, Node
 from nexusfs.contracts.rights import Grant
 from nexusfs.kernel.vfs.mounts import MountTable
@@ -43,9 +43,14 @@ class Guard:
     ) -> None:
         """AccessError EACCES unless the caller's paths grant `mask` (R_OK | W_OK | LOOK).
 
-        `within` is the directory in which the node was found.
+        `within` is the directory in which the node was found. NotFoundError ENOENT for a control
+        file that is not there for the caller: Linux may know it from somebody else's walk.
         """
-        if not self.binds(cred) or node.control:
+        if node.control:
+            if not node.seen_by(cred):
+                raise NotFoundError("no such file of your zone")
+            return
+        if not self.binds(cred):
             return
         lists = self.lists_of(cred.agent_pid)
         if not lists:

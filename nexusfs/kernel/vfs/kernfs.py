@@ -80,9 +80,13 @@ class Row:
 class Table:
     """The rows of one kind of directory."""
 
-    def __init__(self, owner: Callable[[Any], Owner], background: Background) -> None:
-        """`owner` says whom the files of an object belong to."""
+    def __init__(
+        self, owner: Callable[[Any], Owner], background: Background,
+        seen_by: Callable[[Credentials, Any], bool] = lambda _cred, _obj: True,
+    ) -> None:  # fmt: skip
+        """`owner` says whom the files of an object belong to, `seen_by` for whom they exist."""
         self.owner = owner
+        self.seen_by = seen_by
         self.background = background
         self.rows: dict[bytes, Row] = {}
 
@@ -175,6 +179,10 @@ class KernNode(Node):
         self.row = row
         self.obj = obj
         self.ino = ino
+
+    def seen_by(self, cred: Credentials) -> bool:
+        """As the table says of the object."""
+        return self.table.seen_by(cred, self.obj)
 
     async def stat(self) -> Stat:
         """Attributes; the size is the true one of what an open now would read."""

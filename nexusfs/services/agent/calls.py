@@ -22,6 +22,7 @@ from nexusfs.contracts.errors import (
     QuotaError,
     UnknownToolError,
 )
+from nexusfs.contracts.nesting import MAX_DEPTH, is_too_deep
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.contracts.tool import Tool, ToolResult
 from nexusfs.services.agent.seams import Dispatcher, Home
@@ -30,6 +31,12 @@ UNKNOWN = (
     "interrupted: the call was cut off, its outcome is unknown. Find out what it did before you "
     "repeat it"
 )
+
+
+NAME_CHARS = 200
+"""As much of the name in a call is shown to anybody; no tool has so long a one."""
+ERROR_CHARS = 2000
+"""As much of an error is in the event; the model gets what fits, and a file has it all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +162,8 @@ class Calls:
         """
         try:
             result = await self._dispatched(call)
-            text = f"error: {result.error}"
-            if result.error is None:
-                text = await self._home.fitted(self._process, call.call_id, _text_of(result))
+            said = _text_of(result) if result.error is None else f"error: {result.error}"
+            text = await self._home.fitted(self._process, call.call_id, said)
             results[call.call_id] = (result, text)
             self._record_ready(group, results)
         except KernelError as exc:
@@ -194,7 +200,8 @@ class Calls:
 
     def _record(self, result: ToolResult, text: str) -> None:
         self._process.record(
-            "tool_result", id=result.tool_call_id, name=result.name, error=result.error,
+            "tool_result", id=result.tool_call_id, name=result.name,
+            error=result.error and result.error[:ERROR_CHARS],
             duration_ms=round(result.duration_ms, 3),
             message={"role": "tool", "tool_call_id": result.tool_call_id, "name": result.name,
                      "content": text},
@@ -212,19 +219,12 @@ def _text_of(result: ToolResult) -> str:
 
 def _call_of(raw: dict[str, Any], tools: Sequence[Tool], cwd: str) -> Call:
     """A model's tool call, whatever it wrote: hostile input."""
-    function = raw["function"]
-    name = str(function.get("name"))
+    function = raw.get("function") or {}
+    name = str(function.get("name") or "")[:NAME_CHARS]
     try:
-        arguments = json.loads(
-            function.get("arguments") or "{}",
-            parse_constant=_no_constant,
-            object_pairs_hook=_no_duplicates,
-        )
-        json.dumps(arguments, ensure_ascii=False).encode()  # refuses lone surrogates
-    except (ValueError, RecursionError) as exc:
-        return Call(raw["id"], name, None, f"the arguments are not JSON: {exc}")
-    if not isinstance(arguments, dict):
-        return Call(raw["id"], name, None, "the arguments must be a JSON object")
+        arguments = arguments_of(function.get("arguments") or "{}")
+    except InvalidError as exc:
+        return Call(raw["id"], name, None, str(exc))
     tool = next((one for one in tools if one.name == name), None)
     if tool is None:
         return Call(raw["id"], name, arguments, repeatable=True, offered=False)
@@ -232,6 +232,20 @@ def _call_of(raw: dict[str, Any], tools: Sequence[Tool], cwd: str) -> Call:
         raw["id"], name, arguments,
         read_only=tool.read_only, repeatable=tool.repeatable(cwd, arguments),
     )  # fmt: skip
+
+
+def arguments_of(text: Any) -> dict[str, Any]:
+    """The arguments that a model wrote. InvalidError EINVAL: they are no JSON object."""
+    try:
+        arguments = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        if is_too_deep(arguments):
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        json.dumps(arguments, ensure_ascii=False).encode()  # refuses lone surrogates
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise InvalidError(f"the arguments are not JSON: {exc}") from None
+    if not isinstance(arguments, dict):
+        raise InvalidError("the arguments must be a JSON object")
+    return arguments
 
 
 def _no_constant(word: str) -> None:

@@ -3,7 +3,8 @@
 The prompt is the system message, the task (the messages before the first answer), one message that
 stands for what is left out, and the rest of the transcript. Where to cut is journaled (`trim`), so
 an agent that resumes sends the same prompt. A cut is only ever made before a message that is no
-tool's result: calls and results stay together.
+tool's result: calls and results stay together. The transcript has what a model wrote; a call that
+is none, which a provider would refuse in every later request, goes into the prompt as one.
 
 Tokens are estimated from above, at a token for three bytes of UTF-8, and corrected upwards by what
 the provider counted. The estimate of a transcript is kept as running sums, so that a step costs the
@@ -11,18 +12,23 @@ same at any length.
 """
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nexusfs.contracts.agent import AgentLoopConfig
-from nexusfs.contracts.errors import ModelError
+from nexusfs.contracts.errors import InvalidError, ModelError
 from nexusfs.contracts.model import Message, Usage, left_out_message
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.contracts.tool import Tool
+from nexusfs.services.agent.calls import arguments_of
 from nexusfs.services.agent.metered import ANSWER_TOKENS
 
 BYTES_A_TOKEN = 3
 """English has about 4; text that has fewer is met by the correction."""
+CORRECTION_MAX = BYTES_A_TOKEN + 1
+"""A byte is a token at most, and something is hidden; a provider that counts more is mistaken."""
 MESSAGE_TOKENS = 8
 """What a message costs beside its text. Source: OpenAI's cookbook says 3 to 7."""
 TRIMMED_TO = 0.6
@@ -61,6 +67,8 @@ class Context:
         self._sums = [0]
         self._answers = [0]
         self._head = 0
+        self._has_answer = False
+        self._mended: dict[int, Message] = {}
         self._correction = 1.0
         self._estimate = 0
         self._window: float = config.max_context_tokens
@@ -97,7 +105,7 @@ class Context:
     def counted(self, input_tokens: int, window_tokens: int | None) -> None:
         """Learns from a reply what the prompt really cost, and what the model takes."""
         if self._estimate and input_tokens > self._estimate * self._correction:
-            self._correction = input_tokens / self._estimate
+            self._correction = min(input_tokens / self._estimate, CORRECTION_MAX)
         if window_tokens:
             self._window = min(self._window, window_tokens)
 
@@ -112,9 +120,13 @@ class Context:
     def _measure(self) -> None:
         """Takes in the messages that came since the last prompt."""
         transcript = self._process.transcript
-        for message in transcript[len(self._sums) - 1 :]:
-            if message["role"] != "user" and not self._head:
-                self._head = len(self._sums) - 1
+        for number, said in enumerate(transcript[len(self._sums) - 1 :], len(self._sums) - 1):
+            message = _mended(said)
+            if message is not said:
+                self._mended[number] = message
+            self._has_answer = self._has_answer or message["role"] != "user"
+            if not self._has_answer:
+                self._head = number + 1
             self._sums.append(self._sums[-1] + tokens_of(message))
             self._answers.append(self._answers[-1] + (message["role"] == "assistant"))
 
@@ -141,7 +153,8 @@ class Context:
         messages += process.transcript[: self._head]
         if kept > self._head:
             messages.append(self._told(kept))
-        messages += process.transcript[kept:]
+        newest = enumerate(process.transcript[kept:], kept)
+        messages += [self._mended.get(number, message) for number, message in newest]
         return [m if _says_something(m) else {**m, "content": NOTHING_SAID} for m in messages]
 
     def _told(self, kept: int) -> Message:
@@ -157,7 +170,7 @@ class Context:
         cut = self._cut(room, before)
         if cut <= before:
             return
-        summary, usage = "", None
+        summary, usage = process.summary, None  # one that fails leaves what there is
         if self._config.trim == "summarize":
             made = await summarise(
                 process.summary, process.transcript[before:cut], int(room.budget * TRIMMED_TO)
@@ -182,6 +195,34 @@ class Context:
             if self._tokens(room, number) <= target:
                 break
         return last
+
+
+def _mended(message: Message) -> Message:
+    """The message, or one like it whose tool calls have a name and arguments that are JSON.
+
+    What was wrong with them the model is told by their results.
+    """
+    if message["role"] == "tool":
+        name = _tool_name(message.get("name"))
+        return message if message.get("name") in (None, name) else {**message, "name": name}
+    calls = message.get("tool_calls") or []
+    mended = [_mended_call(call) for call in calls]
+    return message if mended == calls else {**message, "tool_calls": mended}
+
+
+def _mended_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    name, arguments = _tool_name(function.get("name")), function.get("arguments")
+    try:
+        arguments_of(arguments)
+    except InvalidError:
+        arguments = "{}"
+    return {**call, "function": {**function, "name": name, "arguments": arguments}}
+
+
+def _tool_name(name: Any) -> str:
+    """A name that providers take. Source: OpenAI's API reference, function.name."""
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", str(name or ""))[:64] or "unknown"
 
 
 def _says_something(message: Message) -> bool:

@@ -204,7 +204,7 @@ class Loop:
         spec, known = self._process.spec, f"Summary so far: {so_far}\n\n" if so_far else ""
         said = "\n\n".join(_as_text(message) for message in messages).encode("utf-8", "replace")
         room = max(budget_tokens * BYTES_A_TOKEN - len(known.encode("utf-8", "replace")), 0)
-        text = known + said[-room:].decode("utf-8", "ignore")
+        text = known + said[max(len(said) - room, 0) :].decode("utf-8", "ignore")
         asked: list[Message] = [
             {"role": "system", "content": SUMMARISE},
             {"role": "user", "content": text},

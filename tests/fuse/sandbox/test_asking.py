@@ -136,3 +136,19 @@ def test_a_private_file_of_another_user_stays_private(box: Held) -> None:
 
     calls = sorted((box.mnt / "dispatch/.calls").iterdir(), key=lambda path: path.name)
     assert all("read\\n" not in path.read_text() for path in calls)
+
+
+def test_what_linux_knows_of_another_zone_is_not_there_for_an_agent_s_program(
+    box: Held, agent: int
+) -> None:
+    other = spawn(box.mnt, mode="chat", model="offline/echo", zone="another")
+    home = f"{box.inside}/proc/{other}"
+    known = [read(box.mnt, other, name) for name in ("status", "messages.jsonl", "limits/tokens")]
+
+    looks = f"cat {home}/status {home}/messages.jsonl {home}/limits/tokens; ls {home}"
+    said = run(box.mnt, f"{looks}; readlink {home}/cwd", agent=agent)
+
+    end(box.mnt, other)
+    assert len(known) == 3
+    assert said.count("No such file") >= 4
+    assert "State:" not in said and "stdout" not in said and "../.." not in said

@@ -1,5 +1,6 @@
 """The agents' journals and the log of calls."""
 
+import errno
 import os
 import resource
 import shutil
@@ -240,6 +241,27 @@ def test_a_full_disk_is_enospc_and_the_line_is_not_there(
     journal.append(2, b"b")
 
     assert journal.read(2) == [b"a", b"b"]
+
+
+def test_the_last_lines_and_forgetting_have_space_of_their_own_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nexusfs.drivers.record_file.set_aside", full)
+        db = Database(tmp_path / "j.sqlite")
+        journal = SqliteJournal(db)
+        journal.append(2, b"a", last=True)
+        journal.append(3, b"b", last=True)
+        with pytest.raises(NoSpaceError):
+            journal.append(2, b"c")
+        journal.forget(3)
+    journal.append(2, b"d")
+
+    assert (journal.read(2), journal.pids()) == ([b"a", b"d"], [2])
+    db.close()
 
 
 def test_a_store_of_an_earlier_version_is_read(tmp_path: Path) -> None:

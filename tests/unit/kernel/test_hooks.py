@@ -264,3 +264,45 @@ async def test_refusals_are_told_with_what_who_and_why(kernel: Kernel, seen: See
         ("spawn", "", info.pid, ALICE.uid, errno.EPERM),
         ("dispatch", "look", info.pid, ALICE.uid, errno.EACCES),
     ]
+
+
+async def test_a_hook_that_calls_exit_is_a_hook_that_fails(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Leaves:
+        def pre_spawn(self, context: SpawnContext) -> None:
+            raise SystemExit(2)
+
+        async def post_dispatch(self, context: DispatchContext) -> None:
+            raise SystemExit(2)
+
+        def pre_terminate(self, context: TerminateContext) -> None:
+            raise SystemExit(2)
+
+        async def post_terminate(self, context: TerminateContext) -> None:
+            raise SystemExit(2)
+
+    agent = await kernel.syscalls.sys_proc_spawn(ROOT, spec(mode="chat"))
+    kernel.hooks.register(Leaves())
+
+    with pytest.raises(KernelError, match="SystemExit"):
+        await kernel.syscalls.sys_proc_spawn(ROOT, spec(mode="chat"))
+    result = await kernel.syscalls.sys_dispatch(ROOT, "look", {})
+    await kernel.syscalls.sys_proc_kill(ROOT, agent.pid)
+    await until(lambda: caplog.text.count("hook Leaves failed") >= 4)
+
+    assert result.success
+    caplog.clear()
+
+
+async def test_work_beside_the_kernel_that_fails_is_a_line_of_the_log(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> None:
+        raise PermissionError("a bug")
+
+    kernel.start(broken)
+    await until(lambda: "work beside the kernel failed" in caplog.text)
+
+    assert (await kernel.syscalls.sys_dispatch(ROOT, "look", {})).success
+    caplog.clear()

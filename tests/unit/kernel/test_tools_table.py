@@ -227,3 +227,28 @@ async def test_a_call_has_the_callers_context() -> None:
     result = await bare.sys_dispatch(ALICE, "who", {"times": 2}, "ab")
 
     assert (asked, result.output) == ([(ALICE, "ab")], "abab")
+
+
+@pytest.mark.parametrize("in_a_task", [False, True])
+async def test_a_tool_that_calls_exit_fails_and_nothing_else(
+    caplog: pytest.LogCaptureFixture, *, in_a_task: bool
+) -> None:
+    async def leave() -> None:
+        raise SystemExit(2)
+
+    @tool(read_only=True)
+    async def leaves(ctx: ToolContext) -> str:
+        """As argparse does."""
+        if in_a_task:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(leave)
+        await leave()
+        return ""
+
+    bare = BareDispatcher(*warm([leaves]))
+
+    result = await bare.sys_dispatch(ROOT, "leaves", {})
+
+    assert not result.success
+    assert "internal error" in str(result.error)
+    caplog.clear()

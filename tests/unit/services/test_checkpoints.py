@@ -321,6 +321,75 @@ async def test_an_agent_of_another_zone_does_not_see_it(tmp_path: Path) -> None:
             await w.calls.sys_proc_spawn(stranger.cred, {"restore": info.checkpoint_hash})
 
 
+async def test_an_agent_lists_and_deletes_checkpoints_of_its_own_zone_alone(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        agent = await chat(w, zone="lab")
+        info = await w.calls.sys_proc_checkpoint(ALICE, agent.pid)
+        stranger, friend = await chat(w, "stranger"), await chat(w, "friend", zone="lab")
+
+        for _ in range(2):
+            assert await w.calls.sys_checkpoint_list(stranger.cred, "bob") == []
+            assert not await w.calls.sys_checkpoint_delete(
+                stranger.cred, "bob", info.checkpoint_hash
+            )
+            (found,) = await w.calls.sys_checkpoint_list(friend.cred, "bob")
+            assert found.checkpoint_hash == info.checkpoint_hash
+            await w.files.write_file("/home/bob/checkpoints/index.json", b"[]")
+        assert await w.calls.sys_checkpoint_delete(friend.cred, "bob", info.checkpoint_hash)
+
+
+async def test_what_others_have_in_their_homes_keeps_nobody_from_restoring(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        agent = await chat(w)
+        info = await w.calls.sys_proc_checkpoint(ALICE, agent.pid)
+        await w.files.write_file("/home/a-file", b"x")
+        await w.files.make_dirs("/home/aaa/checkpoints")
+        await w.files.write_file(f"/home/aaa/checkpoints/{info.checkpoint_hash}", b"garbage")
+        await w.files.make_dirs(f"/home/aab/checkpoints/{info.checkpoint_hash}")
+
+        again = await restored(w, info.checkpoint_hash)
+
+    assert again.transcript == agent.transcript
+
+
+@pytest.mark.parametrize("change", [{"created_at": 5}, {"turn_count": "x"}, {"automatic": "no"}])
+async def test_an_index_with_a_value_of_another_type_is_none(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    async with world(tmp_path) as w:
+        agent = await chat(w)
+        await w.calls.sys_proc_checkpoint(ALICE, agent.pid)
+        rows = json.loads(await w.text("/home/bob/checkpoints/index.json"))
+        body = json.dumps([{**rows[0], **change}]).encode()
+        await w.files.write_file("/home/bob/checkpoints/index.json", body)
+        agent.post("more", "stdin")
+
+        await w.calls.sys_proc_checkpoint(ALICE, agent.pid)
+
+        assert len(await w.calls.sys_checkpoint_list(ALICE, "bob")) == 2
+
+
+async def test_a_clock_that_was_put_back_costs_no_new_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as w:
+        agent = await chat(w)
+        for number in range(AUTOMATIC_KEPT + 1):
+            agent.post(f"more {number}", "stdin")
+            await w.calls.sys_proc_checkpoint(agent.cred, agent.pid, automatic=True)
+        monkeypatch.setattr("nexusfs.services.checkpoints.time.time_ns", lambda: 10**18)
+        made = []
+        for number in range(3):
+            agent.post(f"late {number}", "stdin")
+            info = await w.calls.sys_proc_checkpoint(agent.cred, agent.pid, automatic=True)
+            made.append(info.checkpoint_hash)
+
+        found = await w.calls.sys_checkpoint_list(ALICE, "bob")
+
+    assert [info.checkpoint_hash for info in found][:3] == made[::-1]
+    assert len(found) == AUTOMATIC_KEPT
+
+
 async def test_restoring_gives_no_more_tools_than_the_parent_has(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         agent = await chat(w)
@@ -345,6 +414,59 @@ async def test_calls_that_were_open_are_answered_in_the_restored_process(tmp_pat
     check_history(again.transcript)
     (told,) = [m["content"] for m in again.transcript if m["role"] == "tool"]
     assert "the checkpoint was written before this call was done" in told
+
+
+async def test_such_answers_are_journaled_with_the_spawn_so_no_crash_comes_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as w:
+        agent = await chat(w)
+        agent.record("input", message={"role": "user", "content": "do it"})
+        used = {"input_tokens": 1, "output_tokens": 1, "cost_usd": 0.0}
+        agent.record("model_reply", message=wants(wish("a", "write_file")), usage=used)
+        info = await w.calls.sys_proc_checkpoint(ALICE, agent.pid)
+        lines: list[bytes] = []
+        monkeypatch.setattr(w.kernel.backing.journal, "append", lambda _, line: lines.append(line))
+
+        await restored(w, info.checkpoint_hash, mode="chat")
+
+    first = json.loads(lines[0])
+    check_history(first["restored"]["transcript"])
+    assert first["restored"]["transcript"][-1]["tool_call_id"] == "a"
+
+
+async def test_an_ended_restored_agent_says_everything_once_after_a_restart(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        agent = await chat(w)
+        info = await w.calls.sys_proc_checkpoint(ALICE, agent.pid)
+        again = await restored(w, info.checkpoint_hash, task="and this", mode="oneshot")
+        await w.end_of(again)
+        names = [f"/proc/{again.pid}/{name}" for name in ("messages.jsonl", "stdout", "status")]
+        before = [await w.text(name) for name in names]
+
+    async with world(tmp_path) as w:
+        assert [await w.text(name) for name in names] == before
+
+
+async def test_a_hand_made_checkpoint_that_is_no_history_is_eio_and_spawns_nothing(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        good = await chat(w)
+        call = {"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}
+        for bad in ({"transcript": [call]}, {"spec": {"model": 5}}, {"agent_id": "../etc/x"}):
+            body = {**json.loads(encoded(snapshot())), **bad}
+            data = json.dumps(body).encode()
+            await w.files.make_dirs("/home/bob/checkpoints")
+            await w.files.write_file(f"/home/bob/checkpoints/{hash_of(data)}", data)
+
+            with pytest.raises(CorruptError):
+                await w.calls.sys_proc_spawn(ROOT, {"restore": hash_of(data)})
+
+        assert len(w.kernel.processes) == 1
+
+    async with world(tmp_path) as w:
+        assert w.process(good.pid).state == "running"
 
 
 async def test_other_fields_override_what_the_checkpoint_holds(tmp_path: Path) -> None:

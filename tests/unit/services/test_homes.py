@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nexusfs.contracts.errors import AccessError
+from nexusfs.contracts.errors import AccessError, InvalidError
 from nexusfs.contracts.model import Message
 from nexusfs.contracts.node import Change
 from nexusfs.kernel.bound import BoundSyscalls
@@ -95,3 +95,38 @@ async def test_an_output_under_the_limit_stays_where_it_is(tmp_path: Path) -> No
 
         assert "assistant.md" in results(agent.transcript)[0]
         assert await w.files.list_dir("/home") == []
+
+
+@pytest.mark.parametrize("name", ["../etc/hooks.json", "a/b", "", ".", "bob\n"])
+async def test_a_home_of_what_is_no_name_is_made_nowhere(tmp_path: Path, name: str) -> None:
+    async with world(tmp_path) as w:
+        before = await w.files.list_dir("/etc")
+
+        with pytest.raises(InvalidError, match="no name of an agent"):
+            await Homes(w.calls).directory(ALICE, name, "checkpoints")
+
+        assert await w.files.list_dir("/etc") == before
+        assert await w.files.list_dir("/home") == []
+
+
+async def test_outputs_of_two_agents_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        homes = Homes(w.calls, output_chars=10)
+        one, other = [await w.play(cred=ALICE, name="bob", mode="chat") for _ in range(2)]
+
+        said = [await homes.fitted(p, "call_0", f"{p.pid}" * 20) for p in (one, other)]
+
+        paths = [text.partition(" is whole in ")[2].partition(":")[0] for text in said]
+        assert [await w.text(path) for path in paths] == [f"{p.pid}" * 20 for p in (one, other)]
+
+
+async def test_an_error_over_the_limit_goes_to_a_file_too(tmp_path: Path) -> None:
+    async with world(tmp_path, tools={"output_chars": 1000}) as w:
+        agent = await w.play(
+            call("x" * 100_000), call("list_dir", path="y" * 4000), {"content": "ok"}, name="bob"
+        )
+        await w.end_of(agent)
+
+        results = [m for m in agent.transcript if m["role"] == "tool"]
+
+    assert results and all(len(str(m)) < 3000 for m in results)

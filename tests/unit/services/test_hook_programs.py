@@ -12,6 +12,7 @@ import trio
 
 from nexusfs.contracts.errors import AccessError, KernelError, TimeoutExpiredError
 from nexusfs.contracts.node import Change
+from nexusfs.services.hook_programs import BESIDE_MAX
 from tests.kernel_fixture import ALICE, ROOT
 from tests.unit.services.running import World, world
 
@@ -165,3 +166,80 @@ async def test_programs_get_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await w.play(mode="chat")
 
     assert "sk-secret" not in (tmp_path / "env").read_text()
+
+
+@pytest.mark.parametrize("wreck", ["x", "interpreter"])
+async def test_a_program_that_cannot_be_started_is_eacces_or_a_warning(
+    tmp_path: Path, wreck: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(program(tmp_path, "exit 0"))
+    if wreck == "x":
+        path.chmod(0o644)
+    else:
+        path.write_text("#!/no/such/interpreter\n")
+    async with world(tmp_path) as w:
+        agent, other = await w.play(mode="chat"), await w.play(mode="chat")
+        hooks = [{"on": on, "command": [str(path)]} for on in ("post_terminate", "pre_spawn")]
+        await install(w, *hooks)
+
+        with pytest.raises(AccessError, match="hook hook cannot be started"):
+            await w.play(mode="chat")
+        await w.calls.sys_proc_kill(ROOT, agent.pid)
+        while "post_terminate: hook hook cannot be started" not in caplog.text:
+            await trio.sleep(0.01)
+
+        assert other.state == "running"
+
+
+async def test_a_tree_that_ends_at_once_is_told_by_few_processes_at_a_time(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    script = f"echo + >> {log}; sleep 0.05; echo - >> {log}"
+    async with world(tmp_path) as w:
+        await install(w, {"on": "post_terminate", "command": [program(tmp_path, script)]})
+        agents = [await w.play(mode="chat") for _ in range(3 * BESIDE_MAX)]
+        for agent in agents:
+            await w.calls.sys_proc_kill(ROOT, agent.pid)
+        with trio.fail_after(30):
+            while not log.exists() or log.read_text().count("-") < len(agents):
+                await trio.sleep(0.01)
+
+    running, most = 0, 0
+    for mark in log.read_text().split():
+        running += 1 if mark == "+" else -1
+        most = max(most, running)
+    assert most <= BESIDE_MAX
+
+
+@pytest.mark.parametrize("when", ["after the first read", "before any read"])
+async def test_calls_that_overlap_the_reading_of_the_file_are_refused_too(
+    tmp_path: Path, when: str
+) -> None:
+    async with world(tmp_path) as w:
+        if when == "after the first read":
+            await w.play(mode="chat")
+        await install(w, {"on": "pre_spawn", "command": [program(tmp_path, "exit 13")]})
+        refused = 0
+
+        async def spawn() -> None:
+            nonlocal refused
+            try:
+                await w.calls.sys_proc_spawn(ROOT, {"model": "offline/echo", "mode": "chat"})
+            except AccessError:
+                refused += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(spawn)
+
+    assert refused == 5
+
+
+async def test_a_read_that_is_cancelled_leaves_the_file_to_be_read(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await install(w, {"on": "pre_spawn", "command": [program(tmp_path, "exit 13")]})
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await w.play(mode="chat")
+
+        with pytest.raises(AccessError):
+            await w.play(mode="chat")

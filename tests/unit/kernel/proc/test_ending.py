@@ -200,10 +200,10 @@ class Order(list[int]):
     def watch(self, journal: MemoryJournal) -> None:
         append = journal.append
 
-        def told(pid: int, line: bytes) -> None:
+        def told(pid: int, line: bytes, *, last: bool = False) -> None:
             if b'"type":"exit"' in line:
                 self.append(pid)
-            append(pid, line)
+            append(pid, line, last=last)
 
         journal.append = told  # type: ignore[method-assign] # a spy on the fake
 

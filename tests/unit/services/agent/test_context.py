@@ -272,3 +272,91 @@ async def test_a_context_knows_nothing_of_an_empty_transcript() -> None:
         raise AssertionError
 
     assert await Context(process, SMALL).prompt("", [], never) == process.transcript
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("look", '{"mark": "/REA'),
+        ("look", ""),
+        ("look", "[1]"),
+        ("look", '{"mark": NaN}'),
+        ("functions.look", "{}"),
+        ("", "{}"),
+        ("n" * 100, "{}"),
+        ("漢字", "{}"),
+    ],
+)
+async def test_a_malformed_call_is_told_to_the_model_and_sent_as_one_that_is_not(
+    name: str, arguments: str
+) -> None:
+    process = Process(2, 1, ALICE.as_agent(2), spec(), lambda *_: None)
+    process.record("state", **{"from": "created", "to": "running"})
+    process.post("go", "task")
+    model = ScriptedModel(wants(wish("a", name, arguments), wish("b", "look")), says("ok"))
+    shop = Workshop()
+
+    for _ in range(2):
+        await agent_step(process, model, BareDispatcher(*shop.tools))
+
+    sent = model.calls[-1].messages
+    assert fault_of({"model": "m", "messages": sent}) is None
+    assert all(len(call["function"]["name"]) <= 64 for call in sent[1]["tool_calls"])
+    assert sent[1]["tool_calls"][1] == wish("b", "look")
+    assert (sent[2]["content"][:6], sent[3]["content"]) == (
+        ("look d" if (name, arguments) == ("look", "") else "error:"), "look done",
+    )  # fmt: skip
+    assert process.transcript[1]["tool_calls"][0]["function"]["name"] == name
+    check_history(process.transcript)
+
+
+@pytest.mark.parametrize("first", [("t" * 9000,), (TASK, "u" * 9000, "the last")])
+async def test_first_messages_over_the_window_are_refused_and_neither_cut_nor_left_out(
+    first: tuple[str, ...],
+) -> None:
+    talk = Talk(Windowed(window=2000))
+    talk.process.mail[:] = first
+
+    result = await talk.loop.step()
+
+    assert "instructions, tools and task are about" in str(result.error)
+    assert talk.model.prompts == []
+
+
+async def test_first_messages_that_fit_all_stay_when_the_answers_do_not() -> None:
+    talk = Talk(Windowed(window=2000))
+    for text in ("u" * 900, "the last"):
+        talk.process.post(text, "stdin")
+
+    await talk.turns(20)
+
+    assert talk.trims()
+    for prompt in talk.model.prompts:
+        assert [message["content"] for message in prompt[:3]] == [TASK, "u" * 900, "the last"]
+
+
+async def test_a_summary_that_fails_once_leaves_the_one_before() -> None:
+    class NoMore(Windowed):
+        async def complete(self, call: ModelCall, observer: Any) -> ModelReply:
+            if len(self.summaries) == 2 and "summarise" in str(call.messages[0]["content"]):
+                raise ModelError("busy", kind="server")
+            return await super().complete(call, observer)
+
+    talk = Talk(NoMore(window=2000), AgentLoopConfig(max_context_tokens=2000, trim="summarize"))
+
+    await talk.turns(40)
+
+    assert len(talk.trims()) > 3
+    assert {event["summary"] for event in talk.trims()[2:]} == {"summary 2"}
+    assert "summary 2" in talk.model.prompts[-1][1]["content"]
+
+
+async def test_a_provider_that_counts_absurdly_once_does_not_end_the_agent() -> None:
+    talk = Talk(Windowed(window=10_000, bytes_a_token=1e-5), AgentLoopConfig())
+    talk.model.window = 10**12
+    await talk.turns(1)
+    talk.model._bytes_a_token = 4.0
+
+    await talk.turns(5)
+
+    assert len(talk.model.prompts) == 6

@@ -255,6 +255,16 @@ async def test_arguments_that_cannot_be_used_are_text(
     assert said[1] == "look done"
 
 
+async def test_arguments_that_are_too_deep_are_text_and_in_no_event(stage: Stage) -> None:
+    deep = '{"mark": ' + "[" * 900 + "]" * 900 + "}"
+
+    said = await stage.turn_of(wish("a", "look", deep), wish("b", "look"))
+
+    assert "nested deeper than 64 levels" in said[0]
+    assert said[1].startswith("look done")
+    assert not any(b"[[[" in line for line in stage.lines if b'"tool_call"' in line)
+
+
 async def test_empty_arguments_are_none(stage: Stage) -> None:
     assert await stage.turn_of(wish("a", "look", "")) == ["look done"]
 
