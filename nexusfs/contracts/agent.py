@@ -42,6 +42,9 @@ CLAUDE_TOOLS = {
 }  # fmt: skip
 """Claude Code's names of tools, so that an existing collection works by cp."""
 
+SCHEMA_BYTES = 64 * 1024
+"""Of an output_schema: the model is told it at each turn, and each answer is checked against it."""
+
 LIST_MAX, ENTRY_MAX = 1000, 128
 """Entries of a list of tools, and characters of one: each is matched against each tool."""
 
@@ -152,6 +155,17 @@ class AgentSpec(BaseModel):
     def _few_labels(cls, value: object) -> object:
         if isinstance(value, dict) and len(value) > LIST_MAX:
             raise ValueError(f"there may be {LIST_MAX} labels")
+        return value
+
+    @field_validator("output_schema", mode="after")
+    @classmethod
+    def _short_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            size_bytes = len(json.dumps(value, default=str))
+        except RecursionError:
+            raise ValueError("it is nested too deep: write a flatter schema") from None
+        if size_bytes > SCHEMA_BYTES:
+            raise ValueError(f"it has {size_bytes} bytes: {SCHEMA_BYTES} are the most")
         return value
 
     @field_validator("model_settings", mode="after")

@@ -32,9 +32,12 @@ def validate_arguments(schema: dict[str, Any], arguments: dict[str, Any]) -> Non
         InvalidError: EINVAL; JSON path at fault, what is wrong, the nearest known key or the
             type that was expected. Also when the schema itself is broken.
     """
-    validator = _validator(schema)
+    _validate(_validator(schema), arguments)
+
+
+def _validate(validator: Any, value: Any) -> None:
     try:
-        errors = sorted(validator.iter_errors(arguments), key=_urgency)
+        errors = sorted(validator.iter_errors(value), key=_urgency)
     except Exception as exc:  # a broken schema of an MCP server, or a $ref that leads nowhere
         raise InvalidError(f"the tool's input schema cannot be used: {exc}") from exc
     if errors:
@@ -42,17 +45,22 @@ def validate_arguments(schema: dict[str, Any], arguments: dict[str, Any]) -> Non
 
 
 def validate_value(schema: dict[str, Any], value: Any) -> None:
-    """Returns when any JSON value fits a schema of an agent's spec. InvalidError EINVAL."""
+    """Returns when any JSON value fits a schema of an agent's spec. InvalidError EINVAL.
+
+    A hostile schema takes for ever: call it where it can be killed.
+    """
     try:
-        validate_arguments(schema, value)
+        _validate(_compiled(schema), value)
     except InvalidError as exc:
         raise InvalidError(str(exc).replace("the argument ", "", 1)) from None
 
 
 def check_schema(schema: dict[str, Any]) -> None:
-    """InvalidError EINVAL for an output_schema that is no JSON Schema."""
+    """InvalidError EINVAL for an output_schema that is no JSON Schema; as `validate_value`."""
     import jsonschema  # noqa: PLC0415  heavy, 0.24 s: the mount is ready before
 
+    if not isinstance(schema.get("$schema", ""), str):
+        raise InvalidError('$.output_schema["$schema"] must be a string, the address of a draft')
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)
@@ -71,22 +79,27 @@ async def validate_arguments_async(
 
 
 def _validator(schema: dict[str, Any]) -> Any:
-    """The compiled validator; `$ref` never leaves the schema, patterns run in linear time."""
+    """The compiled validator of a tool's schema, from the cache or for it."""
     known = _validators.get(id(schema))
     if known is not None:
         return known[1]
+    validator = _compiled(schema)
+    if len(_validators) >= MAX_VALIDATORS:
+        _validators.clear()
+    _validators[id(schema)] = (schema, validator)
+    return validator
+
+
+def _compiled(schema: dict[str, Any]) -> Any:
+    """A validator; `$ref` never leaves the schema, patterns run in linear time."""
     import jsonschema  # noqa: PLC0415  heavy, 0.24 s: the mount is ready before
     import referencing  # noqa: PLC0415  comes with jsonschema
 
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     linear = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # its stubs lack it
-        kind, {"pattern": _pattern}
+        kind, {"pattern": _pattern, "patternProperties": _pattern_properties}
     )
-    validator = linear(schema, registry=referencing.Registry())
-    if len(_validators) >= MAX_VALIDATORS:
-        _validators.clear()
-    _validators[id(schema)] = (schema, validator)
-    return validator
+    return linear(schema, registry=referencing.Registry())
 
 
 def _pattern(_validator: Any, pattern: str, value: object, _schema: object) -> Iterator[Any]:
@@ -100,6 +113,24 @@ def _pattern(_validator: Any, pattern: str, value: object, _schema: object) -> I
         return
     if not found:
         yield jsonschema.ValidationError(f"does not match the pattern {pattern!r}")
+
+
+def _pattern_properties(
+    validator: Any, patterns: dict[str, Any], value: object, _schema: object
+) -> Iterator[Any]:
+    """The `patternProperties` keyword by RE2, as `_pattern`."""
+    import re2  # noqa: PLC0415  a C++ library, 20 ms
+
+    if not isinstance(value, dict):
+        return
+    for pattern, inner in patterns.items():
+        try:
+            fits = re2.compile(pattern)
+        except re2.error:
+            continue
+        for key, one in value.items():
+            if fits.search(key):
+                yield from validator.descend(one, inner, path=key, schema_path=pattern)
 
 
 def _urgency(error: Any) -> tuple[int, int]:

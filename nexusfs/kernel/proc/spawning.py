@@ -68,7 +68,7 @@ class Spawning(Verbs):
     load_agent: AgentLoader
     check_cwd: Callable[[Credentials, str], Awaitable[None]]
     settle_paths: Callable[[Credentials, AgentSpec], Awaitable[AgentSpec]]
-    check_spec: Callable[[Credentials, AgentSpec], None]
+    check_spec: Callable[[Credentials, AgentSpec], Awaitable[None]]
     _journal: Journal
     _tool_names: Callable[[], list[str]]
     _processes: dict[int, Process]
@@ -117,6 +117,7 @@ class Spawning(Verbs):
             return self._remember(cred, known)
         wish = await self._wish_of(cred, wanted)
         plan = self._plan(wish)  # refused before any hook hears of it
+        await self.check_spec(cred, plan.spec)
         context = _spawn_context(cred, plan.spec)
         await self.hooks.before("pre_spawn", context)
         self._check_time(cred, plan.spec)  # the hooks may have taken long
@@ -157,7 +158,6 @@ class Spawning(Verbs):
             wish.wanted, wish.base, self._parent_of(wish.cred), self._tool_names(),
             self.settings,
         )  # fmt: skip
-        self.check_spec(wish.cred, plan.spec)
         self._check_time(wish.cred, plan.spec)
         return plan
 
