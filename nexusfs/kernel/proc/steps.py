@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,13 @@ from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
 from nexusfs.kernel.sched import Slots
 
+LIVE_BYTES = 4 << 20
+"""Of live lines in events_pipe. Older ones go, for what they say is recorded when it is whole."""
+
+
+STREAMS_KEPT = 8
+"""Ended processes whose long streams stay in memory after somebody read them."""
+
 
 async def _on_disk_already() -> None:
     """A process without a journal on disk has nothing to wait for."""
@@ -41,11 +49,20 @@ class Host:
         slots: of model calls.
         on_disk: returns when everything journaled so far is on disk.
         purse_of: the account of a user, above those of all agents that he started.
+        read: gives the journal of a process; None where there is none to read.
     """
 
     slots: Slots = field(default_factory=Slots)
     on_disk: Callable[[], Awaitable[None]] = _on_disk_already
     purse_of: Callable[[int], Account | None] = lambda _: None
+    read: Callable[[int], list[bytes]] | None = None
+    _read_last: deque[Callable[[], None]] = field(default_factory=deque)
+
+    def was_read(self, forget: Callable[[], None]) -> None:
+        """Notes that the long streams of an ended process are in memory; calls `forget` later."""
+        self._read_last.append(forget)
+        if len(self._read_last) > STREAMS_KEPT:
+            self._read_last.popleft()()
 
 
 class Steps:
@@ -104,6 +121,8 @@ class Steps:
 
     def show(self, kind: str, **fields: Any) -> None:
         """A line of events_pipe that lives until the next event is recorded; not journaled."""
+        if len(self.events.live) > LIVE_BYTES:
+            self.events.drop_live()
         self.events.push_live(line_of({"time": now_iso(), "type": kind, **fields}) + b"\n")
 
     def unsay(self) -> None:

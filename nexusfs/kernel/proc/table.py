@@ -68,7 +68,7 @@ class ProcessTable(Spawning):
         `on_remove` is told the pid of each process that leaves the list.
         """
         self._journal = journal
-        self.host = Host(on_disk=self._sync_here)
+        self.host = Host(on_disk=self._sync_here, read=journal.read)
         self.hooks = hooks or Hooks()
         self._tool_names = tool_names
         self.program: Program = _no_program

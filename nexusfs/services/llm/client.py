@@ -27,7 +27,7 @@ from pydantic_core import from_json
 from nexusfs.contracts.errors import ModelError, UnavailableError
 from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Quote, Usage
 from nexusfs.services.llm.prefixes import Prefixes
-from nexusfs.services.llm.wire import LINE_BYTES
+from nexusfs.services.llm.wire import LINE_BYTES, REPLY_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -189,8 +189,8 @@ class _Connection:
                     self._take(line)
                     if number % LINES_A_STEP == 0:
                         await trio.lowlevel.checkpoint()
-            if len(rest) > LINE_BYTES:
-                log.error("the model worker sent a line over %d bytes; it is ended", LINE_BYTES)
+            if len(rest) > REPLY_BYTES:
+                log.error("the model worker sent a line over %d bytes; it is ended", REPLY_BYTES)
                 return
 
     def _take(self, line: bytes | bytearray) -> None:

@@ -16,6 +16,7 @@ from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Quote
 from nexusfs.services.llm.client import AttemptError, WorkerDiedError
 from nexusfs.services.llm.offline import OFFLINE, OfflineModels
 from nexusfs.services.llm.settings import check_settings
+from nexusfs.services.llm.wire import REPLY_BYTES
 
 R = TypeVar("R")
 Retry = Callable[[str, str, float], None]
@@ -163,7 +164,7 @@ class ModelRouter:
                 settings = {"timeout": DEFAULT_TIMEOUT_S, **settings}
             one = dataclasses.replace(call, model=model, settings=settings, fallback_models=())
             try:
-                make = partial(self._source(one).complete, one, observer)
+                make = partial(self._bounded, one, observer)
                 return await self._attempts(one, make, observer.retry)
             except ModelError as exc:
                 if exc.kind == "auth":
@@ -186,6 +187,17 @@ class ModelRouter:
                 await self._attempts(one, partial(self._source(one).quote, one), _unheard)
             )
         return max(quotes, key=_dearness)
+
+    async def _bounded(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        """One attempt; one whose text does not end is cut off, whatever max_tokens said."""
+        heard = _Bounded(observer)
+        with heard.scope:
+            reply = await self._source(call).complete(call, heard)
+        if heard.left < 0:
+            raise ModelError(
+                f"the answer is over {REPLY_BYTES} characters: it was cut off", kind="bad_request"
+            )
+        return reply
 
     def _source(self, call: ModelCall) -> Attempts:
         return self._offline if call.model.startswith(f"{OFFLINE}/") else self._worker
@@ -237,6 +249,23 @@ class ModelRouter:
     def state(self) -> str:
         """One line for sys/services."""
         return self._worker.state
+
+
+class _Bounded:
+    """Passes on what a call says, up to the most; then it cancels the call."""
+
+    def __init__(self, observer: ModelObserver) -> None:
+        self._observer = observer
+        self.retry = observer.retry
+        self.scope = trio.CancelScope()
+        self.left = REPLY_BYTES
+
+    def text(self, piece: str) -> None:
+        self.left -= len(piece)
+        if self.left < 0:
+            self.scope.cancel()
+        else:
+            self._observer.text(piece)
 
 
 def _unheard(model: str, error: str, delay_s: float) -> None:

@@ -17,4 +17,7 @@ file from the kernel ends the worker.
 """
 
 LINE_BYTES = 32 * 1024 * 1024
-"""Longest line in either direction: a spec is at most 4 MiB, a transcript has many of them."""
+"""Longest line to the worker: a spec is at most 4 MiB, a transcript has many of them."""
+REPLY_BYTES = 4 * 1024 * 1024
+"""Longest line from the worker, and most that a model may say in one answer: the kernel parses and
+keeps it in its one loop. Eight times what the longest answers of providers have, 128,000 tokens."""

@@ -97,7 +97,7 @@ async def test_garbage_is_logged_and_dropped(
 async def test_a_line_over_the_limit_ends_the_worker(
     calls: Any, observer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(client_module, "LINE_BYTES", 1_000_000)
+    monkeypatch.setattr(client_module, "REPLY_BYTES", 1_000_000)
 
     async with running() as client:
         with pytest.raises(ModelError) as caught:
