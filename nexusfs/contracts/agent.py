@@ -50,6 +50,7 @@ LIST_MAX, ENTRY_MAX = 1000, 128
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
 Path = Annotated[str, Field(pattern=r"^/", max_length=4096)]
+ModelName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,1024}$")]
 
 
 class AgentSpec(BaseModel):
@@ -64,10 +65,10 @@ class AgentSpec(BaseModel):
     agent: Name | None = Field(None, description="installed agent of /bin to start from")
     name: Name | None = Field(None, description="shown in status; letters a-z, digits and -")
     description: str = ""
-    model: str = Field(
-        "inherit", pattern=r"^[^\x00-\x1f]{1,1024}$", description="provider/model, or inherit"
+    model: ModelName = Field("inherit", description="provider/model, or inherit")
+    fallback_models: tuple[ModelName, ...] = Field(
+        (), max_length=16, description="tried in order when the model fails for good"
     )
-    fallback_models: tuple[str, ...] = ()
     instructions: str = Field(
         "",
         validation_alias=AliasChoices("instructions", "system_prompt", "prompt"),

@@ -6,6 +6,7 @@ Concurrency: `_validators` is filled from the loop and from threads; a race comp
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import trio
@@ -14,8 +15,12 @@ from nexusfs.contracts.errors import InvalidError
 from nexusfs.contracts.words import nearest
 from nexusfs.kernel.requests import unknown_key_message
 
-OFF_LOOP_BYTES = 64 * 1024
-"""Arguments from this size on are validated in a thread."""
+FEW_CHARS, FEW_VALUES = 64 * 1024, 500
+"""Arguments with more than either are validated in a thread."""
+MAX_VALUES = 100_000
+"""Keys and values in one call; the same as in one request, see `strict_json`."""
+ERRORS_LOOKED_AT = 100
+"""The worst of so many is said: each costs 30 µs, and 300,000 values may each be wrong."""
 MAX_VALIDATORS = 1000
 """Compiled schemas kept; more tools than that recompile."""
 
@@ -37,7 +42,7 @@ def validate_arguments(schema: dict[str, Any], arguments: dict[str, Any]) -> Non
 
 def _validate(validator: Any, value: Any) -> None:
     try:
-        errors = sorted(validator.iter_errors(value), key=_urgency)
+        errors = sorted(islice(validator.iter_errors(value), ERRORS_LOOKED_AT), key=_urgency)
     except Exception as exc:  # a broken schema of an MCP server, or a $ref that leads nowhere
         raise InvalidError(f"the tool's input schema cannot be used: {exc}") from exc
     if errors:
@@ -68,14 +73,37 @@ def check_schema(schema: dict[str, Any]) -> None:
         raise InvalidError(f"$.output_schema: {exc.message[:300]}") from None
 
 
-async def validate_arguments_async(
-    schema: dict[str, Any], arguments: dict[str, Any], size_bytes: int
-) -> None:
-    """`validate_arguments`, in a thread for large arguments and for the first call of all."""
-    if size_bytes < OFF_LOOP_BYTES and "jsonschema" in sys.modules and id(schema) in _validators:
+async def validate_arguments_async(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """`validate_arguments`, in a thread for large arguments and for the first call of all.
+
+    InvalidError EINVAL too for more than MAX_VALUES. Cancelled, it lets the thread run out.
+    """
+    values, chars = _weight(arguments)
+    if values > MAX_VALUES:
+        raise InvalidError(f"more than {MAX_VALUES} keys and values in one call: use a file")
+    few = values <= FEW_VALUES and chars <= FEW_CHARS
+    if few and "jsonschema" in sys.modules and id(schema) in _validators:
         validate_arguments(schema, arguments)
     else:
-        await trio.to_thread.run_sync(validate_arguments, schema, arguments)
+        await trio.to_thread.run_sync(validate_arguments, schema, arguments, abandon_on_cancel=True)
+
+
+def _weight(arguments: dict[str, Any]) -> tuple[int, int]:
+    """(keys and values, characters in them); not counted to the end over MAX_VALUES."""
+    values = chars = 0
+    ahead: list[Any] = [arguments]
+    while ahead and values <= MAX_VALUES:
+        one = ahead.pop()
+        values += 1
+        if isinstance(one, str):
+            chars += len(one)
+        elif isinstance(one, dict):
+            values += len(one)
+            chars += sum(map(len, one))
+            ahead.extend(one.values())
+        elif isinstance(one, list):
+            ahead.extend(one)
+    return values, chars
 
 
 def _validator(schema: dict[str, Any]) -> Any:

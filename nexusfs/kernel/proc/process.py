@@ -38,6 +38,9 @@ AFTER_THE_END = ("state", "reaped", "settled")
 KEPT_BYTES = 64 * 1024
 """Streams of an ended process that are kept in memory; longer ones are read from the journal."""
 
+DELIVERED_AT_ONCE = 32
+"""Messages between two suspensions; 10,000 may wait for an agent that was paused."""
+
 NO_CHILDREN: frozenset[int] = frozenset()
 """What the many without children share: an empty set has 216 bytes."""
 
@@ -409,8 +412,8 @@ class Process(Steps):
                 await trio.lowlevel.wait_task_rescheduled(leave)
 
     def deliver(self) -> int:
-        """Moves all waiting messages into the transcript."""
-        count = len(self.mail)
-        while self.mail:
+        """Moves waiting messages into the transcript, the first DELIVERED_AT_ONCE."""
+        count = min(len(self.mail), DELIVERED_AT_ONCE)
+        for _ in range(count):
             self.record("input", message={"role": "user", "content": self.mail[0]})
         return count

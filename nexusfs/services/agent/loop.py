@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import trio
+
 from nexusfs.contracts.agent import AgentLoopConfig, StepAction, StepResult
 from nexusfs.contracts.errors import DisconnectedError, KernelError, ModelError, QuotaError
 from nexusfs.contracts.model import Message, ModelCall, ModelPort, ModelReply, Usage
@@ -28,6 +30,8 @@ SUMMARISE = (
     "assistant can go on without it. Keep what was asked, decided, found and done, with names, "
     "paths and numbers; leave out how. Answer with the summary alone."
 )
+CALLS_MAX = 128
+"""Tool calls of one answer; the rest is dropped. Each is journaled, in one step, when it is cut."""
 OVERFLOWS = 3
 """How often a prompt that a provider refuses as too long is made shorter."""
 
@@ -101,8 +105,9 @@ class Loop:
         Cancelling leaves the transcript as far as it got.
         """
         process = self._process
-        if not process.open and process.deliver():
+        while not process.open and process.deliver():
             self._memory = None
+            await trio.lowlevel.checkpoint()
         if closing or process.open:  # the turn of calls that are open is under way already
             return await self._step(closing=closing, limit=limit)
         with process.hold_turn():
@@ -174,11 +179,16 @@ class Loop:
         if not tools and "tool_calls" in message:
             message = {key: value for key, value in message.items() if key != "tool_calls"}
             message["content"] = message.get("content") or ""
+        wanted, dropped = message.get("tool_calls") or [], {}
+        if len(wanted) > CALLS_MAX:
+            message = {**message, "tool_calls": wanted[:CALLS_MAX]}
+            dropped = {"calls_dropped": len(wanted) - CALLS_MAX}
         message = _with_own_ids(message, self._process.call_ids or set())
         self._process.record(
             "model_reply", message=message, model=reply.model,
             usage={"input_tokens": used.input_tokens, "output_tokens": used.output_tokens,
                    "cost_usd": used.cost_usd},
+            **dropped,
         )  # fmt: skip
         self._context.counted(used.input_tokens, reply.window_tokens)
 
