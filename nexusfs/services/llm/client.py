@@ -370,7 +370,7 @@ class _Silent:
     def text(self, piece: str) -> None:
         """There is none."""
 
-    def retry(self, model: str, error: str, delay_s: float) -> None:
+    async def retry(self, model: str, error: str, delay_s: float) -> None:
         """There is none."""
 
 

@@ -19,8 +19,8 @@ from nexusfs.services.llm.settings import check_settings
 from nexusfs.services.llm.wire import REPLY_BYTES
 
 R = TypeVar("R")
-Retry = Callable[[str, str, float], None]
-"""(model, error, seconds to wait): an attempt failed."""
+Retry = Callable[[str, str, float], Awaitable[None]]
+"""(model, error, seconds to wait): an attempt failed; returns when the next may start."""
 
 DEFAULT_TIMEOUT_S = 600.0
 """Of one silent wait for a provider. Source: the default of the openai client."""
@@ -171,7 +171,8 @@ class ModelRouter:
                     raise ModelError(f"{exc}; {WHERE_KEYS_GO}", kind="auth") from None
                 if not exc.retryable or number == len(models) - 1:
                     raise
-                observer.retry(model, str(exc), 0.0)
+                error = str(exc)
+            await observer.retry(model, error, 0.0)
         raise AssertionError("there is always a first model")
 
     async def quote(self, call: ModelCall) -> Quote:
@@ -219,8 +220,8 @@ class ModelRouter:
                 wait_s = self._backoff.wait_s(max(attempt, 1), asked_s, self._chance())
                 if trio.current_time() + wait_s > last_start:
                     raise
-                retry(call.model, str(exc), wait_s)
-            await trio.sleep(wait_s)
+                error = str(exc)
+            await retry(call.model, error, wait_s)
 
     def available(self) -> list[dict[str, Any]]:
         """What can be used now: offline models, then each alias with what it lacks."""
@@ -268,8 +269,9 @@ class _Bounded:
             self._observer.text(piece)
 
 
-def _unheard(model: str, error: str, delay_s: float) -> None:
-    """Of attempts to count a prompt nobody needs to know."""
+async def _unheard(model: str, error: str, delay_s: float) -> None:
+    """Waits. Of attempts to count a prompt nobody needs to know."""
+    await trio.sleep(delay_s)
 
 
 def _dearness(quote: Quote) -> tuple[float, int]:

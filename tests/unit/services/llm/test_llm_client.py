@@ -131,7 +131,7 @@ async def test_cancelling_tells_the_worker(calls: Any, tmp_path: Any) -> None:
         def text(self, piece: str) -> None:
             started.set()
 
-        def retry(self, model: str, error: str, delay_s: float) -> None: ...
+        async def retry(self, model: str, error: str, delay_s: float) -> None: ...
 
     async with running() as client:
         async with trio.open_nursery() as nursery:
