@@ -4,7 +4,9 @@
                                          "conversation", "keep"}}
                       {"id": 1, "cancel": true}
                       {"forget": ["7"]}
+                      {"ping": 1}                             while calls wait
     worker → kernel   {"hello": {"pid": 77}}                  at once
+                      {"pong": 1}
                       {"ready": {"litellm": "1.105.3", "import_s": 5.1}} or {"error": "…"}
                       {"id": 1, "text": "Hel"}                any number
                       {"id": 1, "reply": {"message", "usage", "model", "finish_reason",

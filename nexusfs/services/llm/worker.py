@@ -116,6 +116,9 @@ class Worker:
         """Starts or cancels a call, or forgets conversations; a bad line is logged and dropped."""
         try:
             request = json.loads(line)
+            if "ping" in request:
+                self.send({"pong": request["ping"]})
+                return
             if "forget" in request:
                 for conversation in request["forget"]:
                     self.conversations.pop(conversation, None)
