@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,25 @@ async def until(
             return
         await (step or trio.lowlevel.checkpoint)()
     raise AssertionError("it did not come to pass")
+
+
+@contextlib.contextmanager
+def processor_time(seconds: float) -> Iterator[None]:
+    """Fails a block that takes more processor time: what never ends must not hang the suite.
+
+    For blocks that need a fiftieth of it at most, so that no slow machine fails them.
+    """
+
+    def give_up(*_: object) -> None:
+        raise AssertionError(f"it takes over {seconds:g} s of processor time")
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from nexusfs.boot.config import Config
 from nexusfs.boot.environment import daemon_environment
 from nexusfs.boot.first_boot import make_tmp, mount_audit, own_credentials, populate
 from nexusfs.boot.kernel import Backing, Kernel
+from nexusfs.boot.schema_process import COMMAND
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import NotPermittedError, UnavailableError
@@ -24,7 +25,6 @@ from nexusfs.contracts.tool import LABELS
 from nexusfs.drivers.audit_local import LocalAuditLog
 from nexusfs.drivers.store_local import open_store
 from nexusfs.fs.storefs import StoreFS
-from nexusfs.kernel.arguments import check_schema, validate_value
 from nexusfs.kernel.proc.durable import Rounds
 from nexusfs.services.agent.program import AgentProgram
 from nexusfs.services.audit import AuditHook
@@ -36,6 +36,7 @@ from nexusfs.services.llm.router import ModelRouter
 from nexusfs.services.llm.settings import check_settings
 from nexusfs.services.policy import Policy
 from nexusfs.services.sandbox.service import Sandboxes
+from nexusfs.services.schemas import SchemaChecks
 from nexusfs.services.tools import BUILTIN
 
 log = logging.getLogger(__name__)
@@ -91,11 +92,13 @@ async def running_kernel(options: BootOptions) -> AsyncIterator[Kernel]:
         store.close()
 
 
-def check_spec(router: ModelRouter, cred: Credentials, spec: AgentSpec) -> None:
-    """Refuses at spawn what the first model call would refuse.
+async def check_spec(
+    router: ModelRouter, schemas: SchemaChecks, cred: Credentials, spec: AgentSpec
+) -> None:
+    """Refuses at spawn what the first model call, or its answer, would refuse.
 
     Raises:
-        InvalidError: EINVAL, a model's name or a setting.
+        InvalidError: EINVAL, a model's name, a setting or the output_schema.
         NotPermittedError: EPERM, a script of the host, from another user than the kernel's own:
             the kernel would open it with its own rights; or a priority above normal.
     """
@@ -104,14 +107,14 @@ def check_spec(router: ModelRouter, cred: Credentials, spec: AgentSpec) -> None:
             "critical and high are for root and the user who mounted: they go before everybody's"
         )
     check_settings(spec.model_settings)
-    if spec.output_schema is not None:
-        check_schema(spec.output_schema)
     for name in (spec.model, *spec.fallback_models):
         model = router.resolve(name)
         if model.startswith("offline/script:") and cred.uid != os.getuid():
             raise NotPermittedError(
                 "offline/script is for the user who mounted: it reads host files"
             )
+    if spec.output_schema is not None:
+        await schemas.check_schema(spec.output_schema)
 
 
 class _Services:
@@ -211,5 +214,7 @@ class _Services:
         self._kernel.on_reload.append(lambda config: homes.configure(config.tools.output_chars))
         processes.checkpoints = CheckpointFiles(calls, homes)
         processes.restore()
-        processes.program = AgentProgram(self._router, calls, homes, validate_value)
-        processes.check_spec = partial(check_spec, self._router)
+        schemas = SchemaChecks(COMMAND)
+        await self._nursery.start(schemas.run)
+        processes.program = AgentProgram(self._router, calls, homes, schemas.check_answer)
+        processes.check_spec = partial(check_spec, self._router, schemas)

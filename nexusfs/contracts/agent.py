@@ -42,12 +42,16 @@ CLAUDE_TOOLS = {
 }  # fmt: skip
 """Claude Code's names of tools, so that an existing collection works by cp."""
 
+SCHEMA_BYTES = 64 * 1024
+"""Of an output_schema: the model is told it at each turn, and each answer is checked against it."""
+
 LIST_MAX, ENTRY_MAX = 1000, 128
 """Entries of a list of tools, and characters of one: each is matched against each tool."""
 
 NAME = re.compile(r"[a-z0-9-]{1,64}")
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Path = Annotated[str, Field(pattern=r"^/", max_length=4096)]
+ModelName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,1024}$")]
 
 
 class AgentSpec(BaseModel):
@@ -62,10 +66,10 @@ class AgentSpec(BaseModel):
     agent: Name | None = Field(None, description="installed agent of /bin to start from")
     name: Name | None = Field(None, description="shown in status; letters a-z, digits and -")
     description: str = ""
-    model: str = Field(
-        "inherit", pattern=r"^[^\x00-\x1f]{1,1024}$", description="provider/model, or inherit"
+    model: ModelName = Field("inherit", description="provider/model, or inherit")
+    fallback_models: tuple[ModelName, ...] = Field(
+        (), max_length=16, description="tried in order when the model fails for good"
     )
-    fallback_models: tuple[str, ...] = ()
     instructions: str = Field(
         "",
         validation_alias=AliasChoices("instructions", "system_prompt", "prompt"),
@@ -154,6 +158,17 @@ class AgentSpec(BaseModel):
     def _few_labels(cls, value: object) -> object:
         if isinstance(value, dict) and len(value) > LIST_MAX:
             raise ValueError(f"there may be {LIST_MAX} labels")
+        return value
+
+    @field_validator("output_schema", mode="after")
+    @classmethod
+    def _short_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            size_bytes = len(json.dumps(value, default=str))
+        except RecursionError:
+            raise ValueError("it is nested too deep: write a flatter schema") from None
+        if size_bytes > SCHEMA_BYTES:
+            raise ValueError(f"it has {size_bytes} bytes: {SCHEMA_BYTES} are the most")
         return value
 
     @field_validator("model_settings", mode="after")

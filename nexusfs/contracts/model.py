@@ -120,13 +120,17 @@ class ModelReply:
 
 
 class ModelObserver(Protocol):
-    """Hears of a call while it runs. Both methods return at once and never raise."""
+    """Hears of a call while it runs."""
 
     def text(self, piece: str) -> None:
-        """A piece of the answer's text arrived."""
+        """A piece of the answer's text arrived. Returns at once and never raises."""
 
-    def retry(self, model: str, error: str, delay_s: float) -> None:
-        """An attempt failed; the next one starts in `delay_s`. Text seen so far is void."""
+    async def retry(self, model: str, error: str, delay_s: float) -> None:
+        """An attempt failed, and text seen so far is void; suspends until the next may start.
+
+        That is after `delay_s` or later: whoever listens may have given a place up meanwhile, or
+        be paused. What it raises ends the call.
+        """
 
 
 class ModelPort(Protocol):

@@ -195,7 +195,10 @@ class ProgramProcess(Protocol):
         """Suspends, with wchan `message`, until a message waits."""
 
     def deliver(self) -> int:
-        """Moves all waiting messages into the transcript and says how many."""
+        """Moves some waiting messages into the transcript and says how many; 0 when none is left.
+
+        Whoever wants all of them calls it again, and suspends between.
+        """
         ...
 
     async def pause_point(self) -> None:

@@ -149,7 +149,11 @@ class SqliteJournal:
         self._log.found.clear()
 
     def _fold(self) -> None:
-        """Moves the log's lines into rows; where the disk refuses, it is tried again later."""
+        """Moves the log's lines into rows; where the disk refuses, it is tried again later.
+
+        After a sync that failed too: then the rows are written once more, since Linux may have
+        dropped what it could not write, and until then the log's lines are those that count.
+        """
         try:
             with self._db:
                 self._fold_rows()
@@ -173,7 +177,9 @@ class SqliteJournal:
             rows.append((pid << 32 | first, _row_of(lines)))
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
-            self._insert("INSERT INTO line VALUES ", "(?, ?)", [v for row in some for v in row])
+            self._insert(
+                "INSERT OR REPLACE INTO line VALUES ", "(?, ?)", [v for row in some for v in row]
+            )
             pids = [key >> 32 for key, _ in some]
             self._insert("INSERT OR IGNORE INTO process VALUES ", "(?, 0)", pids)
         for pid in self._forgotten:
@@ -190,10 +196,15 @@ class SqliteJournal:
 
     # -- the rows
 
+    def _keys(self, pid: int) -> tuple[int, int]:
+        """The keys [first, end) of the rows of a process that are not in the log too."""
+        recent = self._recent.get(pid)
+        end = self._next[pid] - len(recent) if recent else 1 << 32
+        return pid << 32, (pid << 32) + end
+
     def _rows(self, pid: int) -> list[tuple[int, bytes]]:
         found = self._db.rows(
-            "SELECT id, line FROM line WHERE id >= ? AND id < ? ORDER BY id",
-            (pid << 32, (pid + 1) << 32),
+            "SELECT id, line FROM line WHERE id >= ? AND id < ? ORDER BY id", self._keys(pid)
         )
         return [(row[0], bytes(row[1])) for row in found]
 
@@ -201,7 +212,7 @@ class SqliteJournal:
         """The lines of the first or the last `count` rows, oldest first."""
         rows = self._db.rows(
             f"SELECT id, line FROM line WHERE id >= ? AND id < ? ORDER BY id {order} LIMIT {count}",
-            (pid << 32, (pid + 1) << 32),
+            self._keys(pid),
         )
         return [line for _, row in sorted(rows) for line in _lines_of(bytes(row))]
 
@@ -216,7 +227,7 @@ class SqliteJournal:
     def _compact(self, pid: int, lines: list[bytes]) -> None:
         """Writes the rows of a process anew, as few as possible."""
         with self._db:
-            self._db.run("DELETE FROM line WHERE id >= ? AND id < ?", (pid << 32, (pid + 1) << 32))
+            self._db.run("DELETE FROM line WHERE id >= ? AND id < ?", self._keys(pid))
             for first, block in _blocks(lines):
                 self._db.run("INSERT INTO line VALUES (?, ?)", (pid << 32 | first, _row_of(block)))
 

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic_core import to_json
+
 from nexusfs.contracts.limits import LIMITS, shown
 from nexusfs.contracts.model import Usage
 from nexusfs.contracts.proc import KERNEL_PID
@@ -171,5 +173,8 @@ def _lines(pairs: dict[str, Any]) -> bytes:
 
 
 def as_json(value: Any) -> bytes:
-    """A value as people read JSON."""
-    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    """A value as people read JSON. By pydantic: the standard library indents at a tenth of that."""
+    try:
+        return to_json(value, indent=2, inf_nan_mode="constants") + b"\n"
+    except ValueError:  # a lone surrogate
+        return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"

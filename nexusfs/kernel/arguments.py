@@ -6,6 +6,7 @@ Concurrency: `_validators` is filled from the loop and from threads; a race comp
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import trio
@@ -14,8 +15,12 @@ from nexusfs.contracts.errors import InvalidError
 from nexusfs.contracts.words import nearest
 from nexusfs.kernel.requests import unknown_key_message
 
-OFF_LOOP_BYTES = 64 * 1024
-"""Arguments from this size on are validated in a thread."""
+FEW_CHARS, FEW_VALUES = 64 * 1024, 500
+"""Arguments with more than either are validated in a thread."""
+MAX_VALUES = 100_000
+"""Keys and values in one call; the same as in one request, see `strict_json`."""
+ERRORS_LOOKED_AT = 100
+"""The worst of so many is said: each costs 30 µs, and 300,000 values may each be wrong."""
 MAX_VALIDATORS = 1000
 """Compiled schemas kept; more tools than that recompile."""
 
@@ -32,9 +37,12 @@ def validate_arguments(schema: dict[str, Any], arguments: dict[str, Any]) -> Non
         InvalidError: EINVAL; JSON path at fault, what is wrong, the nearest known key or the
             type that was expected. Also when the schema itself is broken.
     """
-    validator = _validator(schema)
+    _validate(_validator(schema), arguments)
+
+
+def _validate(validator: Any, value: Any) -> None:
     try:
-        errors = sorted(validator.iter_errors(arguments), key=_urgency)
+        errors = sorted(islice(validator.iter_errors(value), ERRORS_LOOKED_AT), key=_urgency)
     except Exception as exc:  # a broken schema of an MCP server, or a $ref that leads nowhere
         raise InvalidError(f"the tool's input schema cannot be used: {exc}") from exc
     if errors:
@@ -42,17 +50,22 @@ def validate_arguments(schema: dict[str, Any], arguments: dict[str, Any]) -> Non
 
 
 def validate_value(schema: dict[str, Any], value: Any) -> None:
-    """Returns when any JSON value fits a schema of an agent's spec. InvalidError EINVAL."""
+    """Returns when any JSON value fits a schema of an agent's spec. InvalidError EINVAL.
+
+    A hostile schema takes for ever: call it where it can be killed.
+    """
     try:
-        validate_arguments(schema, value)
+        _validate(_compiled(schema), value)
     except InvalidError as exc:
         raise InvalidError(str(exc).replace("the argument ", "", 1)) from None
 
 
 def check_schema(schema: dict[str, Any]) -> None:
-    """InvalidError EINVAL for an output_schema that is no JSON Schema."""
+    """InvalidError EINVAL for an output_schema that is no JSON Schema; as `validate_value`."""
     import jsonschema  # noqa: PLC0415  heavy, 0.24 s: the mount is ready before
 
+    if not isinstance(schema.get("$schema", ""), str):
+        raise InvalidError('$.output_schema["$schema"] must be a string, the address of a draft')
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)
@@ -60,33 +73,61 @@ def check_schema(schema: dict[str, Any]) -> None:
         raise InvalidError(f"$.output_schema: {exc.message[:300]}") from None
 
 
-async def validate_arguments_async(
-    schema: dict[str, Any], arguments: dict[str, Any], size_bytes: int
-) -> None:
-    """`validate_arguments`, in a thread for large arguments and for the first call of all."""
-    if size_bytes < OFF_LOOP_BYTES and "jsonschema" in sys.modules and id(schema) in _validators:
+async def validate_arguments_async(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """`validate_arguments`, in a thread for large arguments and for the first call of all.
+
+    InvalidError EINVAL too for more than MAX_VALUES. Cancelled, it lets the thread run out.
+    """
+    values, chars = _weight(arguments)
+    if values > MAX_VALUES:
+        raise InvalidError(f"more than {MAX_VALUES} keys and values in one call: use a file")
+    few = values <= FEW_VALUES and chars <= FEW_CHARS
+    if few and "jsonschema" in sys.modules and id(schema) in _validators:
         validate_arguments(schema, arguments)
     else:
-        await trio.to_thread.run_sync(validate_arguments, schema, arguments)
+        await trio.to_thread.run_sync(validate_arguments, schema, arguments, abandon_on_cancel=True)
+
+
+def _weight(arguments: dict[str, Any]) -> tuple[int, int]:
+    """(keys and values, characters in them); not counted to the end over MAX_VALUES."""
+    values = chars = 0
+    ahead: list[Any] = [arguments]
+    while ahead and values <= MAX_VALUES:
+        one = ahead.pop()
+        values += 1
+        if isinstance(one, str):
+            chars += len(one)
+        elif isinstance(one, dict):
+            values += len(one)
+            chars += sum(map(len, one))
+            ahead.extend(one.values())
+        elif isinstance(one, list):
+            ahead.extend(one)
+    return values, chars
 
 
 def _validator(schema: dict[str, Any]) -> Any:
-    """The compiled validator; `$ref` never leaves the schema, patterns run in linear time."""
+    """The compiled validator of a tool's schema, from the cache or for it."""
     known = _validators.get(id(schema))
     if known is not None:
         return known[1]
+    validator = _compiled(schema)
+    if len(_validators) >= MAX_VALIDATORS:
+        _validators.clear()
+    _validators[id(schema)] = (schema, validator)
+    return validator
+
+
+def _compiled(schema: dict[str, Any]) -> Any:
+    """A validator; `$ref` never leaves the schema, patterns run in linear time."""
     import jsonschema  # noqa: PLC0415  heavy, 0.24 s: the mount is ready before
     import referencing  # noqa: PLC0415  comes with jsonschema
 
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     linear = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # its stubs lack it
-        kind, {"pattern": _pattern}
+        kind, {"pattern": _pattern, "patternProperties": _pattern_properties}
     )
-    validator = linear(schema, registry=referencing.Registry())
-    if len(_validators) >= MAX_VALIDATORS:
-        _validators.clear()
-    _validators[id(schema)] = (schema, validator)
-    return validator
+    return linear(schema, registry=referencing.Registry())
 
 
 def _pattern(_validator: Any, pattern: str, value: object, _schema: object) -> Iterator[Any]:
@@ -100,6 +141,24 @@ def _pattern(_validator: Any, pattern: str, value: object, _schema: object) -> I
         return
     if not found:
         yield jsonschema.ValidationError(f"does not match the pattern {pattern!r}")
+
+
+def _pattern_properties(
+    validator: Any, patterns: dict[str, Any], value: object, _schema: object
+) -> Iterator[Any]:
+    """The `patternProperties` keyword by RE2, as `_pattern`."""
+    import re2  # noqa: PLC0415  a C++ library, 20 ms
+
+    if not isinstance(value, dict):
+        return
+    for pattern, inner in patterns.items():
+        try:
+            fits = re2.compile(pattern)
+        except re2.error:
+            continue
+        for key, one in value.items():
+            if fits.search(key):
+                yield from validator.descend(one, inner, path=key, schema_path=pattern)
 
 
 def _urgency(error: Any) -> tuple[int, int]:

@@ -9,6 +9,8 @@ from nexusfs.kernel.clock import now_iso
 
 KEPT_PER_USER = 100
 """Source: docs/tree.md, /sys."""
+MESSAGE_CHARS = 2000
+"""Of a message, or a path: an error may quote all of the 4 MiB that were wrong."""
 
 
 class ErrorLog:
@@ -24,10 +26,10 @@ class ErrorLog:
         """Keeps one error."""
         entry = {
             "time": now_iso(),
-            "path": path,
+            "path": _cut(path),
             "op": op,
             "errno": errno_of(exc),
-            "message": str(exc),
+            "message": _cut(str(exc)),
         }
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace")
         self._lines[cred.uid].append(line + b"\n")
@@ -35,3 +37,7 @@ class ErrorLog:
     def lines(self, cred: Credentials) -> bytes:
         """JSON Lines {time, path, op, errno, message}, oldest first; root's own only, too."""
         return b"".join(self._lines.get(cred.uid, ()))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARS else f"{text[:MESSAGE_CHARS]}…"

@@ -31,7 +31,7 @@ class Log:
         self.closed = closed
         self._cursors: list[Cursor] | None = None
         self._lot: trio.lowlevel.ParkingLot | None = None
-        self._wakes: list[Callable[[], None]] | None = None
+        self._wakes: dict[object, Callable[[], None]] | None = None
 
     def append(self, data: bytes) -> None:
         """Adds settled bytes; the live tail is over."""
@@ -64,11 +64,16 @@ class Log:
         self.closed = True
         self._wake()
 
-    def on_change(self, wake: Callable[[], None]) -> None:
-        """Calls `wake` once, at the next change."""
+    def on_change(self, whose: object, wake: Callable[[], None]) -> None:
+        """Calls `wake` once, at the next change; in place of an earlier one of `whose`."""
         if self._wakes is None:
-            self._wakes = []
-        self._wakes.append(wake)
+            self._wakes = {}
+        self._wakes[whose] = wake
+
+    def no_change(self, whose: object) -> None:
+        """Forgets the wake-up of somebody who has gone."""
+        if self._wakes is not None:
+            self._wakes.pop(whose, None)
 
     async def changed(self) -> None:
         """Suspends until the next change. Cancelling has no effect on the log."""
@@ -94,7 +99,7 @@ class Log:
             self._lot.unpark_all()
         if self._wakes:
             wakes, self._wakes = self._wakes, None
-            for wake in wakes:
+            for wake in wakes.values():
                 wake()
 
 

@@ -103,10 +103,9 @@ class ToolTable:
             )
 
     async def dispatch(
-        self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None,
-        *, size_bytes: int = 0,
-    ) -> ToolResult:  # fmt: skip
-        """Runs a tool with the caller's rights; `size_bytes` is the size of the arguments as text.
+        self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None
+    ) -> ToolResult:
+        """Runs a tool with the caller's rights.
 
         Raises:
             UnknownToolError: ENOENT.
@@ -120,7 +119,7 @@ class ToolTable:
         long as the tool runs; cancelling cancels the tool.
         """
         tool = self.get(cred, name)
-        await validate_arguments_async(tool.input_schema, arguments, size_bytes)
+        await validate_arguments_async(tool.input_schema, arguments)
         await trio.lowlevel.checkpoint_if_cancelled()  # the thread that validated did not notice
         context = self._context_of(cred, call_id or new_call_id())
         self.admit(cred, name, context.call_id)

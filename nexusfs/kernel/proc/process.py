@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
@@ -35,6 +36,12 @@ log = logging.getLogger(__name__)
 AFTER_THE_END = ("state", "reaped", "settled")
 """Events that an ended process may still have."""
 
+KEPT_BYTES = 64 * 1024
+"""Streams of an ended process that are kept in memory; longer ones are read from the journal."""
+
+DELIVERED_AT_ONCE = 32
+"""Messages between two suspensions; 10,000 may wait for an agent that was paused."""
+
 NO_CHILDREN: frozenset[int] = frozenset()
 """What the many without children share: an empty set has 216 bytes."""
 
@@ -60,6 +67,7 @@ class Process(Scheduled, Steps):
         "_messages",
         "_stdout",
         "_transcript",
+        "_unjournaled",
         "_unread",
         "above",
         "agent_id",
@@ -123,6 +131,7 @@ class Process(Scheduled, Steps):
         self._stdout = Log(keeps_live=True)
         self._messages = Log()
         self._unread: Callable[[], list[bytes]] | None = None
+        self._unjournaled = False
         self.scope = trio.CancelScope()
         self.started_at = self.ended_at = ""
         self.started_ns = 0
@@ -190,6 +199,7 @@ class Process(Scheduled, Steps):
         if self._unread is None:
             return
         lines, self._unread = self._unread(), None
+        self.mail = []
         booked, self.account = self.account, Account(self.pid)  # all of it is booked already
         self.counts = Counts()
         self.turns = self.rounds = 0
@@ -197,7 +207,24 @@ class Process(Scheduled, Steps):
         for line in lines:
             self.apply(json.loads(line), line)
         self.account = booked
-        self.close_streams()
+        self._close_streams()
+        if self._streams_bytes() > KEPT_BYTES:
+            self.host.was_read(self.forget_streams)
+
+    def _streams_bytes(self) -> int:
+        return sum(len(log.data) for log in (self._stdout, self._messages, self._events))
+
+    def forget_streams(self) -> None:
+        """Lets the streams of an ended process go; whoever has one open keeps it.
+
+        Not those that the journal does not have to their end, for its disk was full.
+        """
+        read = self.host.read
+        if read is None or self._unjournaled or self._unread is not None:
+            return
+        self._transcript, self.call_ids = [], None
+        self._events, self._stdout, self._messages = Log(), Log(keeps_live=True), Log()
+        self.leave_unread(partial(read, self.pid))
 
     @property
     def events(self) -> Log:
@@ -233,7 +260,6 @@ class Process(Scheduled, Steps):
         """
         if self.state.ended and kind not in AFTER_THE_END:
             raise DisconnectedError(f"process {self.pid} has ended")
-        self._read()  # before a line is added that it would read too
         event = {"time": now_iso(), "type": kind, **fields}
         try:
             line = to_json(event)
@@ -241,7 +267,10 @@ class Process(Scheduled, Steps):
             line = line_of(event)
             event = json.loads(line)
         self._append(self.pid, line)
-        self.apply(event, line)
+        if self._unread is None:
+            self.apply(event, line)
+        else:  # the streams are read with this line in them, if they ever are
+            self.fold(event)
 
     def journal_if_ended(self) -> None:
         """As `journal_if_possible`, for a process that has ended."""
@@ -257,6 +286,7 @@ class Process(Scheduled, Steps):
                 append(pid, line)
             except KernelError as exc:
                 log.error("the end of agent %d is not in its journal: %s", pid, exc)
+                self._unjournaled = True
 
         self._append = tolerant
 
@@ -340,7 +370,12 @@ class Process(Scheduled, Steps):
             await self.ending.changed()
 
     def close_streams(self) -> None:
-        """Ends all streams and wakes all who wait for the end."""
+        """Ends all streams, wakes all who wait for the end, and lets long streams go."""
+        self._close_streams()
+        if self._streams_bytes() > KEPT_BYTES:
+            self.forget_streams()
+
+    def _close_streams(self) -> None:
         for log in (self._stdout, self._messages, self._events, self.ending):
             log.close()
 
@@ -380,8 +415,8 @@ class Process(Scheduled, Steps):
                 await trio.lowlevel.wait_task_rescheduled(leave)
 
     def deliver(self) -> int:
-        """Moves all waiting messages into the transcript."""
-        count = len(self.mail)
-        while self.mail:
+        """Moves waiting messages into the transcript, the first DELIVERED_AT_ONCE."""
+        count = min(len(self.mail), DELIVERED_AT_ONCE)
+        for _ in range(count):
             self.record("input", message={"role": "user", "content": self.mail[0]})
         return count

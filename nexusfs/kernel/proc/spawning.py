@@ -83,7 +83,7 @@ class Spawning(Evicting):
     load_agent: AgentLoader
     check_cwd: Callable[[Credentials, str], Awaitable[None]]
     settle_paths: Callable[[Credentials, AgentSpec], Awaitable[AgentSpec]]
-    check_spec: Callable[[Credentials, AgentSpec], None]
+    check_spec: Callable[[Credentials, AgentSpec], Awaitable[None]]
     _journal: Journal
     _tool_names: Callable[[], list[str]]
     _processes: dict[int, Process]
@@ -157,6 +157,7 @@ class Spawning(Evicting):
             return _Start(wanted)
         wish = await self._wish_of(cred, wanted)
         plan = self._plan(wish)
+        await self.check_spec(cred, plan.spec)
         return _Start(wanted, wish, plan, _spawn_context(cred, plan.spec))
 
     def _create_all(
@@ -230,7 +231,6 @@ class Spawning(Evicting):
             self.settings,
         )  # fmt: skip
         plan = _ranked(plan, wish, self._parent_of(wish.cred))
-        self.check_spec(wish.cred, plan.spec)
         self._check_time(wish.cred, plan.spec)
         return plan
 

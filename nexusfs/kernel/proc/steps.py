@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,12 @@ from nexusfs.kernel.sched.room import Room
 from nexusfs.kernel.sched.slots import Slots
 
 
+LIVE_BYTES = 4 << 20
+"""Of live lines in events_pipe. Older ones go, for what they say is recorded when it is whole."""
+STREAMS_KEPT = 8
+"""Ended processes whose long streams stay in memory after somebody read them."""
+
+
 def answer_to(call: dict[str, Any], text: str) -> Message:
     """The message that gives a call the result `text`; also where it names no tool."""
     name = (call.get("function") or {}).get("name") or ""
@@ -52,6 +59,7 @@ class Host:
         purse_of: the account of a user, above those of all agents that he started.
         append_last: journals lines of an end, for which there is space also on a full disk; None
             where all are appended alike.
+        read: gives the journal of a process; None where there is none to read.
     """
 
     slots: Slots = field(default_factory=Slots)
@@ -59,6 +67,14 @@ class Host:
     on_disk: Callable[[], Awaitable[None]] = _on_disk_already
     purse_of: Callable[[int], Account | None] = lambda _: None
     append_last: Callable[[int, bytes], None] | None = None
+    read: Callable[[int], list[bytes]] | None = None
+    _read_last: deque[Callable[[], None]] = field(default_factory=deque)
+
+    def was_read(self, forget: Callable[[], None]) -> None:
+        """Notes that the long streams of an ended process are in memory; calls `forget` later."""
+        self._read_last.append(forget)
+        if len(self._read_last) > STREAMS_KEPT:
+            self._read_last.popleft()()
 
 
 class Steps:
@@ -120,6 +136,8 @@ class Steps:
 
     def show(self, kind: str, **fields: Any) -> None:
         """A line of events_pipe that lives until the next event is recorded; not journaled."""
+        if len(self.events.live) > LIVE_BYTES:
+            self.events.drop_live()
         self.events.push_live(line_of({"time": now_iso(), "type": kind, **fields}) + b"\n")
 
     def unsay(self) -> None:

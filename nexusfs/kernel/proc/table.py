@@ -70,14 +70,14 @@ class ProcessTable(Spawning):
         `on_remove` is told the pid of each process that leaves the list.
         """
         self._journal = journal
-        self.host = Host(on_disk=self._sync_here)
+        self.host = Host(on_disk=self._sync_here, read=journal.read)
         self.hooks = hooks or Hooks()
         self._tool_names = tool_names
         self.program: Program = _no_program
         self.load_agent: AgentLoader = _no_agent
         self.check_cwd: Callable[[Credentials, str], Awaitable[None]] = _any_cwd
         self.settle_paths: Callable[[Credentials, AgentSpec], Awaitable[AgentSpec]] = _any_paths
-        self.check_spec: Callable[[Credentials, AgentSpec], None] = lambda _cred, _spec: None
+        self.check_spec: Callable[[Credentials, AgentSpec], Awaitable[None]] = _any_spec
         self.on_remove: Callable[[int], None] = _told_nobody
         self.off = ""
         self.sandbox: SandboxKind = "off"
@@ -482,6 +482,10 @@ def _told_nobody(pid: int) -> None:
 
 async def _any_cwd(cred: Credentials, cwd: str) -> None:
     """Takes any directory: a bare table knows no files."""
+
+
+async def _any_spec(cred: Credentials, spec: AgentSpec) -> None:
+    """Takes any spec: a bare table knows no models."""
 
 
 async def _any_paths(cred: Credentials, spec: AgentSpec) -> AgentSpec:

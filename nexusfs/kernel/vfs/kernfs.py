@@ -349,10 +349,11 @@ class PipeFile(File):
 
     def on_ready(self, wake: Callable[[], None]) -> None:
         """Calls `wake` at the next change of the log."""
-        self._cursor.log.on_change(wake)
+        self._cursor.log.on_change(self, wake)
 
     async def release(self) -> None:
         """Forgets the reader."""
+        self._cursor.log.no_change(self)
         self._cursor.close()
 
 
@@ -403,7 +404,11 @@ class WaitFile(File):
 
     def on_ready(self, wake: Callable[[], None]) -> None:
         """Calls `wake` when the value may be there."""
-        self._waiter.log(self._obj).on_change(wake)
+        self._waiter.log(self._obj).on_change(self, wake)
+
+    async def release(self) -> None:
+        """Forgets who waits."""
+        self._waiter.log(self._obj).no_change(self)
 
 
 class LinkNode(KernNode):

@@ -7,8 +7,11 @@ such calls runs them first (calls.py) instead of asking: that is how an agent re
 
 import json
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
+
+import trio
 
 from nexusfs.contracts.agent import AgentLoopConfig, StepAction, StepResult
 from nexusfs.contracts.errors import DisconnectedError, KernelError, ModelError, QuotaError
@@ -28,25 +31,34 @@ SUMMARISE = (
     "assistant can go on without it. Keep what was asked, decided, found and done, with names, "
     "paths and numbers; leave out how. Answer with the summary alone."
 )
+CALLS_MAX = 128
+"""Tool calls of one answer; the rest is dropped. Each is journaled, in one step, when it is cut."""
 OVERFLOWS = 3
 """How often a prompt that a provider refuses as too long is made shorter."""
 
 
 class Observer:
-    """Passes a model's live text on to the process, and notes attempts that failed."""
+    """Passes a model's live text on to the process, and waits between attempts without a slot."""
 
-    def __init__(self, process: ProgramProcess) -> None:
-        """An observer for one call."""
+    def __init__(self, process: ProgramProcess, slot: AsyncExitStack) -> None:
+        """An observer for one call; `slot` holds the process's model slot."""
         self._process = process
+        self._slot = slot
 
     def text(self, piece: str) -> None:
         """A piece of text."""
         self._process.say(piece)
 
-    def retry(self, model: str, error: str, delay_s: float) -> None:
-        """An attempt failed; its text is void."""
+    async def retry(self, model: str, error: str, delay_s: float) -> None:
+        """An attempt failed; its text is void. Suspends until there is a slot for the next one.
+
+        DisconnectedError ENOTCONN when the kernel is going. Cancelling leaves no slot taken.
+        """
         self._process.unsay()
         self._process.record("model_retry", model=model, error=error, delay_s=round(delay_s, 3))
+        await self._slot.aclose()
+        await trio.sleep(delay_s)
+        await self._slot.enter_async_context(self._process.model_slot())
 
 
 class Unheard(Observer):
@@ -86,6 +98,7 @@ class Loop:
         self._ports = ports
         self._context: Context | None = None
         self._memory: str | None = None
+        self._slot = AsyncExitStack()
 
     async def step(self, *, closing: bool = False, limit: str = "") -> StepResult:
         """One turn; the scheduler's unit.
@@ -101,8 +114,9 @@ class Loop:
         Cancelling leaves the transcript as far as it got.
         """
         process = self._process
-        if not process.open and process.deliver():
+        while not process.open and process.deliver():
             self._memory = None
+            await trio.lowlevel.checkpoint()
         if closing or process.open:  # the turn of calls that are open is under way already
             return await self._step(closing=closing, limit=limit)
         with process.hold_turn():
@@ -140,7 +154,8 @@ class Loop:
         system = await self._system()
         if self._context is None:
             self._context = Context(self._process, self.config)
-        async with self._process.model_slot():
+        async with self._slot:
+            await self._slot.enter_async_context(self._process.model_slot())
             for left in reversed(range(OVERFLOWS + 1)):
                 try:
                     await self._call(system, tools, closing=closing)
@@ -164,7 +179,7 @@ class Loop:
             held, call = await reserved(process, self._ports.models, call, closing=closing)
             with held:
                 process.record("model_call", model=spec.model, messages=len(messages))
-                reply = await self._ports.models.complete(call, Observer(process))
+                reply = await self._ports.models.complete(call, Observer(process, self._slot))
                 self._take(reply, tools)
                 over = held.excess(reply.usage)
                 if over:
@@ -177,11 +192,16 @@ class Loop:
         if not tools and "tool_calls" in message:
             message = {key: value for key, value in message.items() if key != "tool_calls"}
             message["content"] = message.get("content") or ""
+        wanted, dropped = message.get("tool_calls") or [], {}
+        if len(wanted) > CALLS_MAX:
+            message = {**message, "tool_calls": wanted[:CALLS_MAX]}
+            dropped = {"calls_dropped": len(wanted) - CALLS_MAX}
         message = _with_own_ids(message, self._process.call_ids or set())
         self._process.record(
             "model_reply", message=message, model=reply.model,
             usage={"input_tokens": used.input_tokens, "output_tokens": used.output_tokens,
                    "cost_usd": used.cost_usd},
+            **dropped,
         )  # fmt: skip
         self._context.counted(used.input_tokens, reply.window_tokens)
 
@@ -213,7 +233,7 @@ class Loop:
         try:
             held, call = await reserved(self._process, self._ports.models, call)
             with held:
-                reply = await self._ports.models.complete(call, Unheard(self._process))
+                reply = await self._ports.models.complete(call, Unheard(self._process, self._slot))
         except (ModelError, QuotaError):
             return None
         summary = str(reply.message.get("content") or "")[: budget_tokens * BYTES_A_TOKEN // 4]

@@ -1,8 +1,7 @@
 """The shape of an answer: `output_schema` is told to the model, and checked."""
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nexusfs.contracts.errors import InvalidError
@@ -10,8 +9,9 @@ from nexusfs.contracts.errors import InvalidError
 ASKS_AGAIN = 2
 """How often a model is asked again for an answer of the right shape. Source: DESIGN.md, 3."""
 
-OutputCheck = Callable[[dict[str, Any], Any], None]
-"""(schema, value) → nothing, or InvalidError EINVAL with what is wrong."""
+OutputCheck = Callable[[dict[str, Any], str], Awaitable[str]]
+"""(schema, answer) → the answer as JSON text, or InvalidError EINVAL with what is wrong."""
+FENCE = "```"
 
 
 def schema_note(schema: dict[str, Any]) -> str:
@@ -25,16 +25,20 @@ def ask_again(fault: str) -> str:
     return f"The answer does not fit: {fault}. Answer again, with the JSON value alone."
 
 
-def checked_answer(text: str, schema: dict[str, Any], check: OutputCheck) -> str:
-    """The answer as JSON text, without the fence that models like to put around it.
+def answer_value(text: str) -> Any:
+    """The JSON value of an answer, without the fence that models like to put around it.
 
-    Raises:
-        InvalidError: EINVAL, it is no JSON or does not fit; says what is wrong.
+    InvalidError EINVAL, it is no JSON.
     """
-    fenced = re.fullmatch(r"\s*```\w*\s*\n(.*?)\n?\s*```\s*", text, re.S)
     try:
-        value = json.loads(fenced[1] if fenced else text)
+        return json.loads(_unfenced(text.strip()))
     except (ValueError, RecursionError) as exc:
         raise InvalidError(f"it is not JSON ({exc})") from None
-    check(schema, value)
-    return json.dumps(value, ensure_ascii=False)
+
+
+def _unfenced(text: str) -> str:
+    if not (text.startswith(FENCE) and text.endswith(FENCE)):
+        return text
+    language, _, body = text.removeprefix(FENCE).partition("\n")
+    fits = not language.strip() or language.strip().replace("_", "a").isalnum()
+    return body.removesuffix(FENCE) if fits else text

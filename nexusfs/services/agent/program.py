@@ -5,7 +5,7 @@ from nexusfs.contracts.errors import InterruptedCallError, InvalidError, QuotaEr
 from nexusfs.contracts.model import ModelPort
 from nexusfs.contracts.proc import EXIT_DONE, EXIT_FAILED, EXIT_LIMIT, Outcome, ProgramProcess
 from nexusfs.services.agent.loop import Loop, Ports
-from nexusfs.services.agent.output import ASKS_AGAIN, OutputCheck, ask_again, checked_answer
+from nexusfs.services.agent.output import ASKS_AGAIN, OutputCheck, ask_again
 from nexusfs.services.agent.seams import Dispatcher, Home, NoHome
 
 INTERRUPTED = "interrupted: the turn was dropped, the outcome is unknown"
@@ -35,7 +35,7 @@ class AgentProgram:
                 loop = Loop(process, self._ports, self._config)
             if loop is None or not expects_model(process):
                 if loop is not None and is_answered(process):
-                    outcome = self._answered(process, loop)
+                    outcome = await self._answered(process, loop)
                     if outcome is None:
                         continue
                     return outcome
@@ -84,12 +84,12 @@ class AgentProgram:
             if process.spec.mode == "oneshot":
                 outcome = Outcome(EXIT_FAILED, f"model: {result.error}")
         elif result.action is StepAction.DONE and (process.closing or not process.has_mail):
-            outcome = self._answered(process, loop)
+            outcome = await self._answered(process, loop)
         if process.spec.checkpoint == "turn":
             await self._ports.home.checkpoint(process)
         return outcome
 
-    def _answered(self, process: ProgramProcess, loop: Loop) -> Outcome | None:
+    async def _answered(self, process: ProgramProcess, loop: Loop) -> Outcome | None:
         """The end of a oneshot that has answered; None when the answer is to be asked for again.
 
         A chat agent is asked again too, and has no end.
@@ -98,7 +98,7 @@ class AgentProgram:
         schema, fault = process.spec.output_schema, ""
         if schema is not None and self._check_output is not None:
             try:
-                answer = checked_answer(answer, schema, self._check_output)
+                answer = await self._check_output(schema, answer)
             except InvalidError as exc:
                 fault = str(exc)
                 if process.asked_again < ASKS_AGAIN and not process.closing:

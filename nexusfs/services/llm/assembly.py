@@ -12,6 +12,7 @@ class Assembly:
         self._text: list[str] = []
         self._calls: dict[int, dict[str, str]] = {}
         self._last_index = -1
+        self.size_chars = 0
         self.extra: dict[str, Any] = {}
         self.usage: Any = None
         self.finish_reason: str | None = None
@@ -32,6 +33,7 @@ class Assembly:
         text: str = getattr(delta, "content", None) or ""
         if text:
             self._text.append(text)
+            self.size_chars += len(text)
         return text
 
     def _add_call(self, delta: Any) -> None:
@@ -53,13 +55,16 @@ class Assembly:
         name = getattr(function, "name", None) or ""
         if name and name != call["name"]:
             call["name"] += name
-        call["arguments"] += getattr(function, "arguments", None) or ""
+        arguments = getattr(function, "arguments", None) or ""
+        call["arguments"] += arguments
+        self.size_chars += len(name) + len(arguments)
 
     def _add_thinking(self, delta: Any) -> None:
         """Keeps what Anthropic wants back beside tool calls: signed thinking blocks."""
         for block in map(_plain, getattr(delta, "thinking_blocks", None) or ()):
             kept = self.extra.setdefault("thinking_blocks", [])
             last = kept[-1] if kept else {"signature": "none"}
+            self.size_chars += len(block.get("thinking") or "")
             if block.get("type") == "thinking" and not last.get("signature"):
                 last["thinking"] = (last.get("thinking") or "") + (block.get("thinking") or "")
                 last["signature"] = block.get("signature")

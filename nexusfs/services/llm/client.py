@@ -1,15 +1,18 @@
 """The kernel's side of the model worker: starts it at the first call, shares it among all.
 
-Concurrency: `WorkerClient.run` owns a nursery with two tasks a connection, a reader and a writer.
+Concurrency: `WorkerClient.run` owns a nursery with three tasks a connection, a reader, a writer and
+one that pings.
 `complete` runs in its caller's task: it puts a line on the outbox, waits for an event that the
 reader sets, and takes its id out of `_Connection.calls` on the way out. All state is changed
 between suspensions only, so no lock is needed. Invariant: an id is in `calls` exactly while a task
 waits for it; a line of another id is dropped.
 
-A connection that ends (the worker was killed, or sent a line over the limit) fails all its calls as
-retryable, and the next call starts a new worker. Nothing of litellm or asyncio is imported here.
+A connection that ends (the worker was killed, sent a line over the limit, or answers no ping) fails
+all its calls as retryable, and the next call starts a new worker. Nothing of litellm or asyncio is
+imported here.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -27,13 +30,16 @@ from pydantic_core import from_json
 from nexusfs.contracts.errors import ModelError, UnavailableError
 from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Quote, Usage
 from nexusfs.services.llm.prefixes import Prefixes
-from nexusfs.services.llm.wire import LINE_BYTES
+from nexusfs.services.llm.wire import LINE_BYTES, REPLY_BYTES
 
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 256 * 1024
 LINES_A_STEP = 8
 """Lines between two checkpoints: 200 streams must not hold up who reads a status."""
+PING_S, PINGS_MISSED = 5.0, 12
+"""While calls wait for it, a worker is asked so often whether it lives, and ended when it has sent
+nothing after so many. A minute: its import of litellm takes ten seconds, on a busy machine more."""
 CLEAN_ENVIRONMENT: Mapping[str, str] = {"PATH": os.defpath, "LANG": "C.UTF-8"}
 
 
@@ -97,6 +103,7 @@ class _Connection:
         self.calls: dict[int, _Pending] = {}
         self.closed = False
         self.litellm = ""
+        self._pings = 0
         self._outbox: list[bytes] = []
         self._outbox_filled = trio.Event()
         self._prefixes = Prefixes()
@@ -138,6 +145,7 @@ class _Connection:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
+                nursery.start_soon(self._ping, nursery.cancel_scope)
                 await self._read()
                 nursery.cancel_scope.cancel()
         finally:
@@ -158,6 +166,21 @@ class _Connection:
         finally:
             os.close(self._pidfd)
         self.process.wait()
+
+    async def _ping(self, connection: trio.CancelScope) -> None:
+        """Ends the connection when calls wait and the worker sends nothing, not even an answer.
+
+        Pings are counted and not seconds: a kernel that was stopped itself asks first.
+        """
+        while self._pings < PINGS_MISSED:
+            await trio.sleep(PING_S)
+            if self.calls:
+                self._pings += 1
+                self.post({"ping": self._pings})
+            else:
+                self._pings = 0
+        log.warning("the model worker does not answer; it is ended")
+        connection.cancel()
 
     async def _write(self) -> None:
         while True:
@@ -181,6 +204,7 @@ class _Connection:
                 return
             if not data:
                 return
+            self._pings = 0
             rest += data
             if b"\n" in data:
                 *lines, last = rest.split(b"\n")
@@ -189,8 +213,8 @@ class _Connection:
                     self._take(line)
                     if number % LINES_A_STEP == 0:
                         await trio.lowlevel.checkpoint()
-            if len(rest) > LINE_BYTES:
-                log.error("the model worker sent a line over %d bytes; it is ended", LINE_BYTES)
+            if len(rest) > REPLY_BYTES:
+                log.error("the model worker sent a line over %d bytes; it is ended", REPLY_BYTES)
                 return
 
     def _take(self, line: bytes | bytearray) -> None:
@@ -331,31 +355,40 @@ def _start(setup: WorkerSetup) -> _Connection:
     the worker asks Linux to be killed when the thread that made it dies (prctl(2),
     PR_SET_PDEATHSIG).
     """
+    try:
+        return _started(setup)
+    except OSError as exc:  # no such program, or no descriptor is left
+        raise AttemptError(
+            f"the model worker cannot be started: {exc.strerror}",
+            kind="connection",
+            retryable=True,
+        ) from exc
+
+
+def _started(setup: WorkerSetup) -> _Connection:
+    """A new worker process, or nothing is left of it and OSError."""
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, contextlib.ExitStack() as undo:
+        undo.callback(ours.close)
         fds = [theirs.fileno()] + ([] if setup.env_fd is None else [setup.env_fd])
         arguments = [str(theirs.fileno()), "-" if setup.env_fd is None else str(setup.env_fd)]
         if setup.config_path is not None:
             arguments.append(setup.config_path)
-        try:
-            process = subprocess.Popen(
-                [*setup.command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=setup.stderr if setup.stderr is not None else subprocess.DEVNULL,
-                stderr=setup.stderr,
-                env=dict(setup.environment),
-                cwd="/",
-                pass_fds=fds,
-                start_new_session=True,  # a terminal's Ctrl-C is the kernel's to handle
-            )
-        except OSError as exc:
-            ours.close()
-            raise AttemptError(
-                f"the model worker cannot be started: {exc.strerror}",
-                kind="connection",
-                retryable=True,
-            ) from exc
-    return _Connection(process, ours)
+        process = subprocess.Popen(
+            [*setup.command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=setup.stderr if setup.stderr is not None else subprocess.DEVNULL,
+            stderr=setup.stderr,
+            env=dict(setup.environment),
+            cwd="/",
+            pass_fds=fds,
+            start_new_session=True,  # a terminal's Ctrl-C is the kernel's to handle
+        )
+        undo.callback(process.wait)
+        undo.callback(process.kill)
+        connection = _Connection(process, ours)
+        undo.pop_all()
+    return connection
 
 
 def _how_it_ended(returncode: int | None) -> str:
@@ -370,7 +403,7 @@ class _Silent:
     def text(self, piece: str) -> None:
         """There is none."""
 
-    def retry(self, model: str, error: str, delay_s: float) -> None:
+    async def retry(self, model: str, error: str, delay_s: float) -> None:
         """There is none."""
 
 

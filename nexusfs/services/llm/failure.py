@@ -100,6 +100,10 @@ class CutError(Exception):
     """The stream ended before the model had finished."""
 
 
+class LongError(Exception):
+    """The answer is longer than any that is taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed call as it goes over the wire; `retry_after_s` is the provider's wish."""
@@ -145,6 +149,8 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
 def _kind_of(chain: list[BaseException], text: str) -> str:
     """Bugs first, then what the text says for certain, then causes, then statuses."""
     names = [{cls.__name__ for cls in type(exc).__mro__} for exc in chain]
+    if any(isinstance(exc, LongError) for exc in chain):
+        return "bad_request"
     if any(isinstance(exc, CutError) for exc in chain):
         return "cut"
     if _NO_MODULE.search(text) or _LOOP.search(text) or _is_bug(names):

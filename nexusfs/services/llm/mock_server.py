@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
+from itertools import islice
 from typing import Any, TextIO
 
 import trio
@@ -232,7 +233,7 @@ class _Reply:
         turn = self.turn
         stop = turn.end_after if turn.cut_after is None else turn.cut_after
         yield self._chunk({"role": "assistant", "content": ""})
-        for piece in pieces_of(turn.content or "")[:stop]:
+        for piece in islice(pieces_of(turn.content or ""), stop):
             await trio.sleep(turn.token_delay_s)
             yield self._chunk({"content": piece})
         if stop is not None:

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 
 import trio
 
@@ -147,7 +148,7 @@ async def _perform(turn: Turn, observer: ModelObserver) -> None:
         raise ModelError("the answer cannot be understood", kind="server", retryable=True)
     pieces = pieces_of(turn.content or "")
     stop = min((n for n in (turn.cut_after, turn.end_after) if n is not None), default=None)
-    for number, piece in enumerate(pieces[:stop]):
+    for number, piece in enumerate(islice(pieces, stop)):
         if turn.token_delay_s:
             await trio.sleep(turn.token_delay_s)
         elif number % PIECES_A_STEP == PIECES_A_STEP - 1:

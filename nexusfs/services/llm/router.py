@@ -16,10 +16,11 @@ from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Quote
 from nexusfs.services.llm.client import AttemptError, WorkerDiedError
 from nexusfs.services.llm.offline import OFFLINE, OfflineModels
 from nexusfs.services.llm.settings import check_settings
+from nexusfs.services.llm.wire import REPLY_BYTES
 
 R = TypeVar("R")
-Retry = Callable[[str, str, float], None]
-"""(model, error, seconds to wait): an attempt failed."""
+Retry = Callable[[str, str, float], Awaitable[None]]
+"""(model, error, seconds to wait): an attempt failed; returns when the next may start."""
 
 DEFAULT_TIMEOUT_S = 600.0
 """Of one silent wait for a provider. Source: the default of the openai client."""
@@ -163,14 +164,15 @@ class ModelRouter:
                 settings = {"timeout": DEFAULT_TIMEOUT_S, **settings}
             one = dataclasses.replace(call, model=model, settings=settings, fallback_models=())
             try:
-                make = partial(self._source(one).complete, one, observer)
+                make = partial(self._bounded, one, observer)
                 return await self._attempts(one, make, observer.retry)
             except ModelError as exc:
                 if exc.kind == "auth":
                     raise ModelError(f"{exc}; {WHERE_KEYS_GO}", kind="auth") from None
                 if not exc.retryable or number == len(models) - 1:
                     raise
-                observer.retry(model, str(exc), 0.0)
+                error = str(exc)
+            await observer.retry(model, error, 0.0)
         raise AssertionError("there is always a first model")
 
     async def quote(self, call: ModelCall) -> Quote:
@@ -186,6 +188,17 @@ class ModelRouter:
                 await self._attempts(one, partial(self._source(one).quote, one), _unheard)
             )
         return max(quotes, key=_dearness)
+
+    async def _bounded(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        """One attempt; one whose text does not end is cut off, whatever max_tokens said."""
+        heard = _Bounded(observer)
+        with heard.scope:
+            reply = await self._source(call).complete(call, heard)
+        if heard.left < 0:
+            raise ModelError(
+                f"the answer is over {REPLY_BYTES} characters: it was cut off", kind="bad_request"
+            )
+        return reply
 
     def _source(self, call: ModelCall) -> Attempts:
         return self._offline if call.model.startswith(f"{OFFLINE}/") else self._worker
@@ -207,8 +220,8 @@ class ModelRouter:
                 wait_s = self._backoff.wait_s(max(attempt, 1), asked_s, self._chance())
                 if trio.current_time() + wait_s > last_start:
                     raise
-                retry(call.model, str(exc), wait_s)
-            await trio.sleep(wait_s)
+                error = str(exc)
+            await retry(call.model, error, wait_s)
 
     def available(self) -> list[dict[str, Any]]:
         """What can be used now: offline models, then each alias with what it lacks."""
@@ -239,8 +252,26 @@ class ModelRouter:
         return self._worker.state
 
 
-def _unheard(model: str, error: str, delay_s: float) -> None:
-    """Of attempts to count a prompt nobody needs to know."""
+class _Bounded:
+    """Passes on what a call says, up to the most; then it cancels the call."""
+
+    def __init__(self, observer: ModelObserver) -> None:
+        self._observer = observer
+        self.retry = observer.retry
+        self.scope = trio.CancelScope()
+        self.left = REPLY_BYTES
+
+    def text(self, piece: str) -> None:
+        self.left -= len(piece)
+        if self.left < 0:
+            self.scope.cancel()
+        else:
+            self._observer.text(piece)
+
+
+async def _unheard(model: str, error: str, delay_s: float) -> None:
+    """Waits. Of attempts to count a prompt nobody needs to know."""
+    await trio.sleep(delay_s)
 
 
 def _dearness(quote: Quote) -> tuple[float, int]:

@@ -35,6 +35,7 @@ A turn, every key optional:
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -282,9 +283,15 @@ def text_of(message: Message) -> str:
     return content if isinstance(content, str) else ""
 
 
-def pieces_of(text: str) -> list[str]:
-    """A text cut into words with the space after them; together they are the text."""
-    return re.findall(r"\s*\S+\s*", text) or ([text] if text else [])
+def pieces_of(text: str) -> Iterator[str]:
+    """A text cut into words with the space after them; together they are the text.
+
+    Space before the first word goes with it; nowhere else, or a run of it would take its square.
+    """
+    if text and not text.strip():
+        yield text
+    else:
+        yield from (found.group() for found in re.finditer(r"(?:^\s+)?\S+\s*", text))
 
 
 def tokens_of(messages: list[Message]) -> int:

@@ -4,7 +4,9 @@
                                          "conversation", "keep"}}
                       {"id": 1, "cancel": true}
                       {"forget": ["7"]}
+                      {"ping": 1}                             while calls wait
     worker → kernel   {"hello": {"pid": 77}}                  at once
+                      {"pong": 1}
                       {"ready": {"litellm": "1.105.3", "import_s": 5.1}} or {"error": "…"}
                       {"id": 1, "text": "Hel"}                any number
                       {"id": 1, "reply": {"message", "usage", "model", "finish_reason",
@@ -17,4 +19,7 @@ file from the kernel ends the worker.
 """
 
 LINE_BYTES = 32 * 1024 * 1024
-"""Longest line in either direction: a spec is at most 4 MiB, a transcript has many of them."""
+"""Longest line to the worker: a spec is at most 4 MiB, a transcript has many of them."""
+REPLY_BYTES = 4 * 1024 * 1024
+"""Longest line from the worker, and most that a model may say in one answer: the kernel parses and
+keeps it in its one loop. Eight times what the longest answers of providers have, 128,000 tokens."""

@@ -28,10 +28,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 from nexusfs.services.llm.assembly import Assembly, assistant_message
-from nexusfs.services.llm.failure import CutError, Failure, failure_of
+from nexusfs.services.llm.failure import CutError, Failure, LongError, failure_of
 from nexusfs.services.llm.keys import Keys, ScrubbedStream, configured_keys, environment_of
 from nexusfs.services.llm.prefixes import whole
-from nexusfs.services.llm.wire import LINE_BYTES
+from nexusfs.services.llm.wire import LINE_BYTES, REPLY_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ class Worker:
 
     def _write(self, value: dict[str, Any]) -> None:
         data = json.dumps(value, separators=(",", ":"), default=str).encode() + b"\n"
-        if len(data) > LINE_BYTES:
-            failure = Failure("bad_request", False, f"the reply is over {LINE_BYTES} bytes")
+        if len(data) > REPLY_BYTES:
+            failure = Failure("bad_request", False, f"the answer is over {REPLY_BYTES} bytes")
             data = json.dumps({"id": value.get("id"), "error": failure.to_json()}).encode() + b"\n"
         self.writer.write(data)
 
@@ -116,6 +116,9 @@ class Worker:
         """Starts or cancels a call, or forgets conversations; a bad line is logged and dropped."""
         try:
             request = json.loads(line)
+            if "ping" in request:
+                self.send({"pong": request["ping"]})
+                return
             if "forget" in request:
                 for conversation in request["forget"]:
                     self.conversations.pop(conversation, None)
@@ -170,6 +173,8 @@ class Worker:
         try:
             async for chunk in answer:
                 piece = assembly.add(chunk)
+                if assembly.size_chars > REPLY_BYTES:  # whatever max_tokens said
+                    raise LongError(f"the answer is over {REPLY_BYTES} characters: it was cut off")
                 if piece:
                     self.text(number, piece)
                     await self.writer.drain()

@@ -5,11 +5,12 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from nexusfs.contracts.errors import NoSpaceError
+from nexusfs.contracts.errors import KernelError, NoSpaceError
 from nexusfs.drivers.journal_sqlite import (
     BLOCK_BYTES,
     CALLS_KEPT,
@@ -303,3 +304,50 @@ def test_only_the_newest_replies_are_kept(calls: SqliteCallLog, db: Database) ->
     assert calls.ids(7) == [f"c{n}" for n in range(5, CALLS_KEPT + 5)]
     assert calls.ids(8) == ["other"]
     assert db.row("SELECT count(*) FROM call") == (CALLS_KEPT + 1,)
+
+
+def test_after_a_fold_whose_sync_failed_the_journal_is_whole_and_is_folded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = Database(tmp_path / "j.sqlite")
+    journal = SqliteJournal(db)
+    lines = [b"%d " % n + b"x" * 1000 for n in range(4 * FOLD_BYTES // 1000)]
+    failures = iter([True])
+
+    def sync() -> None:
+        if next(failures, False):
+            raise KernelError("j.sqlite: Input/output error")
+
+    monkeypatch.setattr(db, "sync", sync)
+    for line in lines:
+        journal.append(2, line)
+
+    assert len(caplog.records) == 1 and next(failures, None) is None
+    assert journal._log.end < 2 * FOLD_BYTES  # the log began anew
+    assert (journal.read(2), journal.edges(2)) == (lines, (lines[0], lines[-2:]))
+    journal.close()
+    db.close()
+    with closing(Database(tmp_path / "j.sqlite")) as again:
+        assert SqliteJournal(again).read(2) == lines
+
+
+def test_lines_of_a_fold_whose_sync_failed_are_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = Database(tmp_path / "j.sqlite")
+    journal = SqliteJournal(db)
+
+    def sync() -> None:
+        raise KernelError("j.sqlite: Input/output error")
+
+    monkeypatch.setattr(db, "sync", sync)
+    lines = [b"%d " % n + b"x" * 1000 for n in range(FOLD_BYTES // 1000 + 50)]
+    for line in lines:
+        journal.append(2, line)
+
+    assert db.row("SELECT COUNT(*) FROM line") == (1,)
+    assert (journal.read(2), journal.edges(2)) == (lines, (lines[0], lines[-2:]))
+    journal.close()
+    db.close()
+    with closing(Database(tmp_path / "j.sqlite")) as again:
+        assert SqliteJournal(again).read(2) == lines

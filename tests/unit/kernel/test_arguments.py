@@ -1,10 +1,13 @@
 """Arguments against the schema of a tool."""
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from nexusfs.contracts.errors import InvalidError
+from nexusfs.kernel import arguments as kernel_arguments
 from nexusfs.kernel.arguments import validate_arguments, validate_arguments_async
 
 SCHEMA: dict[str, Any] = {
@@ -72,8 +75,49 @@ def test_a_reference_to_the_network_is_refused() -> None:
     assert "schema cannot be used" in fault({}, schema)
 
 
-async def test_large_arguments_are_validated_in_a_thread() -> None:
-    await validate_arguments_async(SCHEMA, {"path": "/x"}, 100_000)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": "/" + "x" * 70_000},
+        {"path": "/x", "many": [1] * 1000},
+        {"path": "/x", "k" * 70_000: 1},
+    ],
+)
+async def test_large_arguments_are_validated_in_a_thread(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
 
-    with pytest.raises(InvalidError):
-        await validate_arguments_async(SCHEMA, {"path": 1}, 10)
+    def validate(*_: object) -> None:
+        threads.append(threading.get_ident())
+
+    await validate_arguments_async(SCHEMA, {"path": "/x"})  # compiled
+    monkeypatch.setattr(kernel_arguments, "validate_arguments", validate)
+    await validate_arguments_async(SCHEMA, {"path": "/x"})
+    await validate_arguments_async(SCHEMA, arguments)
+
+    assert (threads[0] == threading.get_ident(), threads[1] == threading.get_ident()) == (
+        True,
+        False,
+    )
+
+
+async def test_more_values_than_a_request_may_have_are_refused() -> None:
+    with pytest.raises(InvalidError, match="more than 100000"):
+        await validate_arguments_async(SCHEMA, {"path": "/x", "many": [[1] * 60_000] * 2})
+
+
+def test_of_many_errors_the_first_are_looked_at() -> None:
+    seen = 0
+
+    class Counted(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            nonlocal seen
+            for one in super().__iter__():
+                seen += 1
+                yield one
+
+    schema = {"properties": {"many": {"items": {"type": "string"}}}}
+
+    assert "must be a string" in fault({"many": Counted([1] * 100_000)}, schema)
+    assert seen < 1000

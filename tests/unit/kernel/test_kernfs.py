@@ -337,3 +337,18 @@ async def test_a_link_that_lost_its_target_is_enoent(tree: Tree) -> None:
     link = await node(tree, "mine", ALICE)
 
     assert await error(link.readlink(ROOT)) is NotFoundError
+
+
+@pytest.mark.parametrize("name", ["log_pipe", "wait"])
+async def test_a_poll_of_a_closed_handle_leaves_nothing_in_the_log(
+    tree: Tree, thing: Thing, name: str
+) -> None:
+    told: list[str] = []
+    for _ in range(3):
+        file = await tree.open(name)
+        file.on_ready(lambda: told.append("woken"))
+        await file.release()
+
+    assert not thing.log._wakes
+    thing.log.append(b"a")
+    assert told == []

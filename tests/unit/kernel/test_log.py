@@ -179,7 +179,7 @@ async def test_all_who_wait_wake_at_a_change(log: Log, change: str, nursery: tri
 def test_a_poll_is_told_once(log: Log, change: str) -> None:
     told: list[str] = []
     log.cursor()
-    log.on_change(lambda: told.append("changed"))
+    log.on_change(log, lambda: told.append("changed"))
 
     for _ in range(2):
         CHANGES[change](log)

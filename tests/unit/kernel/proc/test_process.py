@@ -8,7 +8,7 @@ import trio
 
 from nexusfs.contracts.errors import BusyError
 from nexusfs.contracts.proc import ProcState
-from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.process import DELIVERED_AT_ONCE, Process
 from tests.kernel_fixture import ALICE, events_of, says, spec, wants, wish
 
 C, R, T, Z, X = (
@@ -107,6 +107,13 @@ def test_messages_are_delivered_in_order_and_once(process: Process) -> None:
 
     assert counts == (2, 0)
     assert [m["content"] for m in process.transcript] == ["one", "two"]
+
+
+def test_of_many_messages_some_are_delivered_at_a_time(process: Process) -> None:
+    for _ in range(DELIVERED_AT_ONCE + 1):
+        process.post("x", "stdin")
+
+    assert (process.deliver(), process.deliver(), process.deliver()) == (DELIVERED_AT_ONCE, 1, 0)
 
 
 async def test_waiting_for_a_message_ends_when_one_arrives(

@@ -67,10 +67,7 @@ async def test_a_refused_spawn_leaves_nothing_behind(
     async def refuse(*_: object) -> Any:
         raise NotDirectoryError("not a directory")
 
-    def refuse_now(*_: object) -> None:
-        raise NotDirectoryError("not a directory")
-
-    setattr(table, refused, refuse_now if refused == "check_spec" else refuse)
+    setattr(table, refused, refuse)
 
     fields = {"agent": "x"} if refused == "load_agent" else {}
     with pytest.raises(NotDirectoryError):

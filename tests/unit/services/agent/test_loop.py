@@ -391,7 +391,7 @@ async def test_the_text_of_a_failed_attempt_is_void(stage: Stage) -> None:
     class Retried(ScriptedModel):
         async def complete(self, call: Any, observer: Any) -> Any:
             observer.text("wro")
-            observer.retry(call.model, "429", 2.0)
+            await observer.retry(call.model, "429", 0.0)
             return await super().complete(call, observer)
 
     await stage.step(Retried(says("right")))

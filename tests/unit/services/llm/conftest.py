@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import trio
 
 from nexusfs.contracts.model import ModelCall
 
@@ -17,8 +18,9 @@ class Observer:
     def text(self, piece: str) -> None:
         self.pieces.append(piece)
 
-    def retry(self, model: str, error: str, delay_s: float) -> None:
+    async def retry(self, model: str, error: str, delay_s: float) -> None:
         self.retries.append((model, error, delay_s))
+        await trio.sleep(delay_s)
 
 
 class Calls:

@@ -1,7 +1,9 @@
 """The kernel's side of the worker, with a small script in place of the worker."""
 
+import contextlib
 import logging
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,20 +15,38 @@ import trio
 
 from nexusfs.contracts.errors import ModelError, UnavailableError
 from nexusfs.services.llm import client as client_module
-from nexusfs.services.llm.client import WorkerClient, WorkerSetup
+from nexusfs.services.llm.client import (
+    AttemptError,
+    WorkerClient,
+    WorkerDiedError,
+    WorkerSetup,
+)
 
 FAKE = """
 import json, os, socket, sys
 sock = socket.socket(fileno=int(sys.argv[1]))
 say = lambda value: sock.sendall(json.dumps(value).encode() + b"\\n")
-waiting = None
+waiting = slow = None
+pings = 0
 for line in sock.makefile():
     request = json.loads(line)
+    if "ping" in request:
+        say({"pong": request["ping"]})
+        pings += 1
+        if pings == 5 and slow:
+            say({"id": slow, "reply": {"message": {"content": "slow"}, "model": "m", "usage": {
+                "input_tokens": 1, "output_tokens": 2, "cost_usd": None}}})
+        continue
     number = request["id"]
     if request.get("cancel"):
         open(waiting, "w").close()
         continue
     text = request["call"]["messages"][-1]["content"]
+    if text == "slow":
+        slow = number
+        continue
+    if text == "hang":
+        os.kill(os.getpid(), 19)
     if text == "die":
         os.kill(os.getpid(), 9)
     if text.startswith("wait "):
@@ -97,7 +117,7 @@ async def test_garbage_is_logged_and_dropped(
 async def test_a_line_over_the_limit_ends_the_worker(
     calls: Any, observer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(client_module, "LINE_BYTES", 1_000_000)
+    monkeypatch.setattr(client_module, "REPLY_BYTES", 1_000_000)
 
     async with running() as client:
         with pytest.raises(ModelError) as caught:
@@ -131,7 +151,7 @@ async def test_cancelling_tells_the_worker(calls: Any, tmp_path: Any) -> None:
         def text(self, piece: str) -> None:
             started.set()
 
-        def retry(self, model: str, error: str, delay_s: float) -> None: ...
+        async def retry(self, model: str, error: str, delay_s: float) -> None: ...
 
     async with running() as client:
         async with trio.open_nursery() as nursery:
@@ -181,3 +201,60 @@ def test_the_kernels_side_imports_neither_litellm_nor_asyncio() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert out.stdout.strip() == "set()"
+
+
+async def test_a_worker_that_hangs_is_ended_and_its_calls_are_retryable(
+    calls: Any, observer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(client_module, "PING_S", 0.1)
+
+    async with running() as client:
+        with pytest.raises(WorkerDiedError) as caught:
+            await client.complete(calls.of("hang"), observer)
+        reply = await client.complete(calls.of("again"), observer)
+
+    assert caught.value.retryable and reply.message["content"] == "again"
+    assert (client.starts, [r.levelno for r in caplog.records]) == (2, [logging.WARNING])
+    caplog.clear()
+
+
+async def test_a_worker_that_is_slow_and_answers_pings_goes_on(
+    calls: Any, observer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PING_S", 0.01)
+    monkeypatch.setattr(client_module, "PINGS_MISSED", 10_000)
+
+    async with running() as client:
+        reply = await client.complete(calls.of("slow"), observer)
+
+    assert (reply.message["content"], client.starts) == ("slow", 1)
+
+
+@pytest.mark.parametrize("spare", range(8))
+async def test_without_descriptors_a_worker_is_tried_again_and_nothing_is_left(
+    calls: Any, observer: Any, spare: int
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with running() as client:
+        taken: list[int] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            for fd in (taken.pop() for _ in range(spare)):
+                os.close(fd)
+            before = len(os.listdir("/proc/self/fd")) if spare else 0
+            try:
+                client._open()
+            except AttemptError as exc:
+                assert exc.retryable and "cannot be started" in str(exc)
+                assert client.pid is None
+                assert before == (len(os.listdir("/proc/self/fd")) if spare else 0)
+        finally:
+            for fd in taken:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        reply = await client.complete(calls.of("now"), observer)
+
+    assert reply.message["content"] == "now"

@@ -6,7 +6,9 @@ import pytest
 
 from nexusfs.contracts.model import ModelCall
 from nexusfs.services.llm.demo import FIRST_LINE, demo_answer
+from nexusfs.services.llm.demo_plan import plan_of
 from nexusfs.services.llm.demo_tools import paths_in
+from tests.kernel_fixture import processor_time
 
 
 def function(name: str, *properties: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -133,3 +135,23 @@ def test_list_then_summarise_reads_the_files_of_the_directory() -> None:
         ("read_file", {"path": "/d/a.txt"}),
         ("read_file", {"path": "/d/b.md"}),
     ]
+
+
+def test_a_run_of_spaces_is_one_space_and_takes_no_time() -> None:
+    with processor_time(5):
+        assert plan_of("read" + " " * 3000 + "/a.txt") == plan_of("read /a.txt")
+        assert plan_of("read " + " " * 100_000) == []
+
+
+def test_lines_are_still_cut_where_a_run_of_spaces_has_an_end_of_line() -> None:
+    assert len(plan_of("read /a.txt" + " " * 20 + "\n" + " " * 20 + "read /b.txt")) == 2
+
+
+def test_spaces_inside_quotes_stay_as_they_are() -> None:
+    assert made(answers('write "a  b" to /t.txt')[0])[0][1]["content"] == "a  b"
+
+
+@pytest.mark.parametrize("unit", ["       ,", "in        ", "it ", "'a ", "ls;"])
+def test_a_long_task_is_read_as_far_as_it_goes(unit: str) -> None:
+    with processor_time(5):
+        plan_of("look for " + unit * 100_000)

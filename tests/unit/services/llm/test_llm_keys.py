@@ -118,3 +118,12 @@ def test_signed_thinking_is_kept_whole() -> None:
     blocks = assembly.message()["thinking_blocks"]
 
     assert blocks == [{"type": "thinking", "thinking": "I think", "signature": "sig"}]
+
+
+def test_all_that_a_model_says_is_counted_while_it_comes() -> None:
+    assembly = Assembly()
+    assembly.add(delta(content="abc"))
+    assembly.add(delta(tool_calls=[call(0, "a", "f", "12345")]))
+    assembly.add(delta(thinking_blocks=[{"type": "thinking", "thinking": "I"}], content=None))
+
+    assert assembly.size_chars == 3 + 1 + 5 + 1

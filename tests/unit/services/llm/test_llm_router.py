@@ -11,6 +11,7 @@ from nexusfs.contracts.errors import InvalidError, ModelError
 from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Quote, Usage
 from nexusfs.services.llm.client import AttemptError, WorkerDiedError
 from nexusfs.services.llm.router import Backoff, ModelRouter
+from nexusfs.services.llm.wire import REPLY_BYTES
 
 BUSY = AttemptError("busy", kind="server", retryable=True)
 DIED = WorkerDiedError("the model worker was ended by signal 9", kind="connection", retryable=True)
@@ -198,3 +199,34 @@ async def test_a_quote_is_of_the_dearest_model_that_may_answer(calls: Any) -> No
     assert await of("openai/cheap", "openai/dear") == "openai/dear"
     assert await of("openai/dear", "openai/unknown", "openai/cheap") == "openai/unknown"
     assert await of("openai/cheap", "offline/echo") == "openai/cheap"
+
+
+class Talker(FakeWorker):
+    """Never stops talking, until it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.said_chars = 0
+        self.cut = False
+
+    async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+        self.calls.append((trio.current_time(), call))
+        try:
+            while True:
+                observer.text("la " * 20_000)
+                self.said_chars += 60_000
+                assert self.said_chars < 10 * REPLY_BYTES
+                await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            self.cut = True
+            raise
+
+
+async def test_a_model_that_never_stops_talking_is_cut_off(calls: Any, observer: Any) -> None:
+    worker = Talker()
+
+    with pytest.raises(ModelError, match="cut off") as caught:
+        await router(worker).complete(calls.of("x"), observer)
+
+    assert worker.cut and len(worker.calls) == 1 and not caught.value.retryable
+    assert sum(map(len, observer.pieces)) <= REPLY_BYTES

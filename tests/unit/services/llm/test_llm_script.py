@@ -7,6 +7,7 @@ import pytest
 
 from nexusfs.contracts.errors import InvalidError, ModelError
 from nexusfs.services.llm.script import Script, pieces_of
+from tests.kernel_fixture import processor_time
 
 USER = {"role": "user", "content": "count the beans"}
 SAID = {"role": "assistant", "content": "ok"}
@@ -115,7 +116,14 @@ def test_an_error_never_repeats_the_files_content() -> None:
     assert "root" not in str(caught.value)
 
 
-def test_pieces_join_to_the_text() -> None:
-    text = "  two  words\n"
-
+@pytest.mark.parametrize("text", ["  two  words\n", "", " ", "a", "\n\n b "])
+def test_pieces_join_to_the_text(text: str) -> None:
     assert "".join(pieces_of(text)) == text
+
+
+def test_a_run_of_spaces_is_cut_in_time_that_grows_with_it() -> None:
+    text = " " * 100_000
+
+    with processor_time(5):
+        assert list(pieces_of(text)) == [text]
+        assert list(pieces_of(text + "a" + text + "b")) == [text + "a" + text, "b"]

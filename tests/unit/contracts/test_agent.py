@@ -1,0 +1,31 @@
+"""What a spec may have, and how much of it."""
+
+from typing import Any
+
+import pytest
+
+from nexusfs.contracts.agent import SCHEMA_BYTES, parse_spec
+from nexusfs.contracts.errors import InvalidError
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fallback_models": ["openai/x"] * 17},
+        {"fallback_models": ["openai/" + "x" * 3_000_000]},
+        {"fallback_models": "openai/x," * 99_000},
+        {"output_schema": {"enum": ["x" * SCHEMA_BYTES]}},
+    ],
+)
+def test_a_field_that_is_too_large_is_einval_and_named(fields: dict[str, Any]) -> None:
+    (name,) = fields
+
+    with pytest.raises(InvalidError, match=rf"\$\.{name}"):
+        parse_spec({"task": "x", **fields})
+
+
+@pytest.mark.parametrize(
+    "fields", [{"fallback_models": ["a/b"] * 16}, {"fallback_models": "a/b, c/d"}]
+)
+def test_a_few_fallback_models_are_taken(fields: dict[str, Any]) -> None:
+    assert parse_spec({"task": "x", **fields}).fallback_models[0] == "a/b"
