@@ -182,10 +182,11 @@ def parse_spec(raw: dict[str, Any]) -> AgentSpec:
     try:
         return AgentSpec.model_validate(raw)
     except ValidationError as exc:
-        raise InvalidError(_first_fault(exc)) from None
+        raise InvalidError(first_fault(exc)) from None
 
 
-def _first_fault(exc: ValidationError) -> str:
+def first_fault(exc: ValidationError) -> str:
+    """One sentence for the first fault: its JSON path, what is wrong, and what was given."""
     fault = exc.errors(include_url=False)[0]
     place = "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault["loc"])
     given = json.dumps(fault.get("input"), default=str)

@@ -138,6 +138,11 @@ class ProgramProcess(Protocol):
         """True when messages wait to be delivered."""
         ...
 
+    @property
+    def has_news(self) -> bool:
+        """True when tasks that it handed out have news that are not to wait for a next turn."""
+        ...
+
     def record(self, kind: str, **fields: Any) -> None:
         """Appends one event to the journal; it survives kill -9 once this returns.
 
@@ -151,10 +156,10 @@ class ProgramProcess(Protocol):
         """Takes the live text of this turn back: an attempt failed."""
 
     async def message_arrived(self) -> None:
-        """Suspends, with wchan `message`, until a message waits."""
+        """Suspends, with wchan `message`, until a message waits, or news do."""
 
     def deliver(self) -> int:
-        """Moves all waiting messages into the transcript and says how many."""
+        """Moves waiting messages and news into the transcript and says how many messages."""
         ...
 
     async def pause_point(self) -> None:

@@ -14,12 +14,13 @@ from nexusfs.contracts.errors import BusyError, InvalidError, NotFoundError, Sta
 from nexusfs.contracts.node import DirEntry, Node, Stat
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.fs import proc_render as render
+from nexusfs.fs.taskfs import TaskFs
 from nexusfs.kernel.agentfile import agent_from_markdown
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.syscalls import Syscalls
-from nexusfs.kernel.vfs.control import Control, Request, control
+from nexusfs.kernel.vfs.control import Control, Request, control, text_of
 from nexusfs.kernel.vfs.kernfs import (
     STATIC_TTL_S,
     Background,
@@ -34,7 +35,9 @@ from nexusfs.kernel.vfs.kernfs import (
 
 PROC_INO = 1 << 56
 PRIVATE, PUBLIC = 0o400, 0o444
-VERBS = ("term", "kill", "int", "stop", "cont", "checkpoint", "steer", "nice", "reap")
+VERBS = (
+    "term", "kill", "int", "stop", "cont", "checkpoint", "steer", "nice", "reap", "cancel-all",
+)  # fmt: skip
 
 
 class ProcFs:
@@ -54,7 +57,9 @@ class ProcFs:
             "steer": self._steer,
             "nice": self._nice,
             "checkpoint": self._checkpoint,
+            "cancel-all": self._cancel_all,
         }
+        self._tasks = TaskFs(calls, background, self._born)
         self._agents = self._agent_table()
         self._kernel = self._kernel_table()
         self.root: Node = ProcRoot(
@@ -109,7 +114,19 @@ class ProcFs:
                 p.pid for p in self._calls.processes if p.parent_pid == KERNEL_PID
             )
         )
+        ctl = Control(
+            frozenset({"lines"}), self._kernel_ctl, lambda _: b"cancel-all\n",
+            lambda _: f"/proc/{KERNEL_PID}/ctl",
+        )  # fmt: skip
+        control(table, "ctl", 0o600, ctl)
+        self._tasks.add_to(table, everybody=True)
         return table
+
+    async def _kernel_ctl(self, _: Any, cred: Credentials, request: Request) -> bytes:
+        verb, _, rest = text_of(request.data).strip().partition(" ")
+        if verb != "cancel-all":
+            raise InvalidError(f"unknown verb {verb!r}: the kernel takes cancel-all")
+        return await self._cancel_all(KERNEL_PID, cred, rest)
 
     # -- /proc/<pid>
 
@@ -135,6 +152,7 @@ class ProcFs:
         table.link("exe", lambda p, _: _exe(p), 0o500)
         table.link("checkpoints", _checkpoints_link, 0o500)
         table.sub("dispatch", self._dispatch_dir, 0o500)
+        self._tasks.add_to(table, everybody=False)
         return table
 
     def _add_controls(self, table: Table) -> None:
@@ -152,12 +170,12 @@ class ProcFs:
         control(table, "stdin", 0o600, stdin)
 
     async def _stdin(self, process: Process, cred: Credentials, request: Request) -> bytes:
-        text = _text(request.data).removesuffix("\n")
+        text = text_of(request.data).removesuffix("\n")
         await self._calls.sys_proc_send(cred, process.pid, text)
         return b""
 
     async def _ctl(self, process: Process, cred: Credentials, request: Request) -> bytes:
-        verb, _, rest = _text(request.data).strip().partition(" ")
+        verb, _, rest = text_of(request.data).strip().partition(" ")
         if verb not in VERBS:
             raise InvalidError(f"unknown verb {verb!r}: one of {' '.join(VERBS)}")
         with_words = self._verbs.get(verb)
@@ -197,6 +215,11 @@ class ProcFs:
             raise InvalidError("checkpoint takes no more words; its hash is the reply")
         info = await self._calls.sys_proc_checkpoint(cred, pid)
         return info.checkpoint_hash.encode() + b"\n"
+
+    async def _cancel_all(self, pid: int, cred: Credentials, rest: str) -> bytes:
+        if rest.strip():
+            raise InvalidError("cancel-all takes no more words; how many it ended is the reply")
+        return await self._tasks.cancel_all(pid, cred)
 
 
 class ProcRoot(DirNode):
@@ -282,23 +305,13 @@ async def _spec_of(request: Request) -> Any:
         return parse_spec(request.value)
     if request.kind == "markdown":
         return (await agent_from_markdown(request.data))[0]
-    name, _, task = _text(request.data).strip().partition(" ")
+    name, _, task = text_of(request.data).strip().partition(" ")
     if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
         raise InvalidError(
             "write one JSON object {...}, Markdown that starts with ---, or one line: the name of "
             f"an agent in /bin, without .md, and its task (given {name[:60]!r})"
         )
     return parse_spec({"agent": name, **({"task": task.strip()} if task.strip() else {})})
-
-
-def _text(data: bytes) -> str:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise InvalidError("text must be UTF-8") from None
-    if "\0" in text:
-        raise InvalidError("text may not contain NUL")
-    return text
 
 
 def _exe(process: Process) -> bytes | None:

@@ -36,15 +36,14 @@ from nexusfs.kernel import permission
 from nexusfs.kernel.errorlog import ErrorLog
 from nexusfs.kernel.gate import Gate, syscall
 from nexusfs.kernel.proc.table import ProcessTable
+from nexusfs.kernel.task_calls import LEAVE_S, TaskCalls
+from nexusfs.kernel.tasks.table import TaskTable
 from nexusfs.kernel.tools import ToolTable
 from nexusfs.kernel.vfs.files import Descriptors, DirFile, Listed, Vfs
 
 READ_SIZE_MAX = 16 << 20
 """Bytes of one read; more is a short read, so that no caller makes the kernel allocate at will."""
 
-
-LEAVE_S = 1.0
-"""How long a kill waits for tasks that were cancelled; they need milliseconds."""
 
 REFUSALS = (AccessError, NotPermittedError, ExistsError, QuotaError)
 """Errors that say that a rule was in the way, and not that the request was wrong."""
@@ -59,7 +58,7 @@ class Opened:
     file: File
 
 
-class Syscalls:
+class Syscalls(TaskCalls):
     """Every system call of the kernel.
 
     Calls on files may suspend only where the file or node does; see `contracts.node`.
@@ -70,6 +69,7 @@ class Syscalls:
         self.gate = Gate()
         self.vfs = vfs
         self.processes = processes
+        self.tasks = TaskTable(processes)
         self.tools = tools
         self.error_log = ErrorLog()
         self.descriptors = Descriptors()
@@ -365,7 +365,12 @@ class Syscalls:
 
     @syscall
     async def sys_proc_send(self, cred: Credentials, pid: int, text: str) -> None:
-        """A message for the agent's next turn. EPIPE when it has ended."""
+        """A message for the agent's next turn. EPIPE when it has ended.
+
+        A worker's message to its copilot is an event of its task, delivered as all of them.
+        """
+        if self.tasks.note(cred, pid, text):
+            return
         with self._watching(cred, "send", pid):
             self.processes.send(cred, pid, text)
 
@@ -449,7 +454,7 @@ def _spec_of(spec: AgentSpec | dict[str, Any] | None, more: dict[str, Any]) -> A
     twice = sorted(raw.keys() & more.keys())
     if twice:
         raise InvalidError(f"{twice[0]!r} is given twice: in the spec and beside it")
-    if not {**raw, **more}.keys() - {"zone", "metadata"}:
+    if not {**raw, **more}.keys() - {"zone", "metadata", "idempotency_key"}:
         raise InvalidError(
             'say what to run: "agent" names one of /bin; or give a "task", "instructions", a '
             '"model" or a "mode"; or a checkpoint to "restore"'

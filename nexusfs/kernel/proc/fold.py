@@ -8,6 +8,8 @@ from pydantic_core import to_json
 
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import ProcState
+from nexusfs.kernel.tasks.inbox import Inbox
+from nexusfs.kernel.tasks.task import Task
 
 if TYPE_CHECKING:
     from nexusfs.kernel.proc.process import Process
@@ -53,6 +55,9 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
     process.started_at = event["time"]
     process.started_ns = event["time_ns"]
     process.state = ProcState.RUNNING
+    delegated = event.get("delegated")
+    if delegated is not None:
+        process.task = Task(delegated)
     restored = event.get("restored")
     if restored is not None:
         _restored(process, restored)
@@ -83,6 +88,21 @@ def _input(process: "Process", event: dict[str, Any]) -> None:
     process.rounds = process.asked_again = 0
     if process.mail:
         process.mail.pop(0)
+
+
+def _news(process: "Process", event: dict[str, Any]) -> None:
+    _seen(process, event)
+    process.dropped = False
+    if process.spec.mode == "chat" and not process.open:
+        process.closing = False
+        process.rounds = process.asked_again = 0
+
+
+def _seen(process: "Process", event: dict[str, Any]) -> None:
+    if process.inbox is None:
+        process.inbox = Inbox()
+    process.inbox.see(event["seen"])
+    process.inbox.collected.update(event.get("ended", ()))
 
 
 def _notice(process: "Process", event: dict[str, Any]) -> None:
@@ -163,6 +183,8 @@ FOLDS: dict[str, Callable[["Process", dict[str, Any]], None]] = {
     "state": _state,
     "message": _message,
     "input": _input,
+    "news": _news,
+    "collected": _seen,
     "notice": _notice,
     "turn_end": _turn_end,
     "model_retry": _model_retry,

@@ -7,7 +7,7 @@ methods that say so; between suspensions the fields agree with the journal.
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,32 +23,17 @@ from nexusfs.contracts.times import ns_of
 from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
+from nexusfs.kernel.proc.host import Host
 from nexusfs.kernel.proc.rights import Rights
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
-from nexusfs.kernel.sched import Slots
+from nexusfs.kernel.tasks.inbox import Inbox
+from nexusfs.kernel.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 
 NO_CHILDREN: frozenset[int] = frozenset()
 """What the many without children share: an empty set has 216 bytes."""
-
-
-async def _on_disk_already() -> None:
-    """A process without a journal on disk has nothing to wait for."""
-
-
-@dataclass(slots=True)
-class Host:
-    """What all processes of a table share.
-
-    Attributes:
-        slots: of model calls.
-        on_disk: returns when everything journaled so far is on disk.
-    """
-
-    slots: Slots = field(default_factory=Slots)
-    on_disk: Callable[[], Awaitable[None]] = _on_disk_already
 
 
 @dataclass
@@ -89,6 +74,7 @@ class Process:
         "exit_code",
         "halting",
         "host",
+        "inbox",
         "installed",
         "intents",
         "kept_from",
@@ -108,6 +94,7 @@ class Process:
         "started_ns",
         "state",
         "summary",
+        "task",
         "trouble",
         "turns",
         "version",
@@ -152,6 +139,8 @@ class Process:
         self.begun: set[str] | None = None
         self.call_ids: set[str] | None = None
         self.waits: list[str] = []
+        self.task: Task | None = None
+        self.inbox: Inbox | None = None
         self.version = 0
         self._append = append
         self._changed_at_ns = now_ns()
@@ -210,6 +199,13 @@ class Process:
         return self._messages
 
     @property
+    def task_events(self) -> Log:
+        """What happened to the task of a worker."""
+        self._read()
+        assert self.task is not None
+        return self.task.events
+
+    @property
     def transcript(self) -> list[Message]:
         """The transcript."""
         self._read()
@@ -234,6 +230,8 @@ class Process:
             event = json.loads(line)
         self._append(self.pid, line)
         self.apply(event, line)
+        if self.task is not None:
+            self.host.on_worker_event(self)
 
     def journal_if_possible(self) -> None:
         """From now on a journal that cannot be written is a log line: the process is ending."""
@@ -260,6 +258,8 @@ class Process:
         fold = FOLDS.get(event["type"])
         if fold is not None:
             fold(self, event)
+        if self.task is not None:
+            self.task.apply(event)
         self.version += 1
         self._changed_at_ns = ns_of(event["time"])
 
@@ -301,6 +301,7 @@ class Process:
             "turns": self.turns, "model_calls": self.counts.model_calls,
             "tool_calls": self.counts.tool_calls, "input_tokens": used.input_tokens,
             "output_tokens": used.output_tokens, "cost_usd": used.cost_usd,
+            **({"task": self.task.totals()} if self.task is not None else {}),
         }  # fmt: skip
 
     def info(self) -> ProcessInfo:
@@ -332,6 +333,10 @@ class Process:
     def post(self, text: str, source: str) -> None:
         """A message for the next turn arrives; journaled, so an acknowledged one is never lost."""
         self.record("message", text=text, source=source)
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets a program that waits for a message look again."""
         if self._mail_waiter is not None:
             waiter, self._mail_waiter = self._mail_waiter, None
             trio.lowlevel.reschedule(waiter)
@@ -346,6 +351,11 @@ class Process:
         """True when messages wait to be delivered."""
         return bool(self.mail)
 
+    @property
+    def has_news(self) -> bool:
+        """True when a task of this copilot has news that cause a turn."""
+        return self.inbox is not None and bool(self.inbox.urgent)
+
     async def message_arrived(self) -> None:
         """Suspends until a message waits; for the program alone. Cancelling has no effect.
 
@@ -358,15 +368,19 @@ class Process:
 
         await trio.lowlevel.checkpoint_if_cancelled()
         with self.waiting_for("message"), Resting(self):
-            while not self.mail:
+            while not (self.mail or self.has_news):
                 self._mail_waiter = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(leave)
 
     def deliver(self) -> int:
-        """Moves all waiting messages into the transcript."""
+        """Moves all waiting messages, and the news of its tasks, into the transcript."""
         count = len(self.mail)
         while self.mail:
             self.record("input", message={"role": "user", "content": self.mail[0]})
+        if self.inbox is not None and self.inbox.unread:
+            text, seen = self.host.news(self)
+            self.record("news", seen=seen, message={"role": "user", "content": text})
+            count += 1
         return count
 
     # -- the running program

@@ -9,8 +9,9 @@ from nexusfs.contracts.checkpoint import Snapshot
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.model import Usage
 from nexusfs.contracts.store import Journal
+from nexusfs.kernel.proc.host import Host
 from nexusfs.kernel.proc.narrow import narrowed
-from nexusfs.kernel.proc.process import Counts, Host, Process
+from nexusfs.kernel.proc.process import Counts, Process
 
 
 def restored(journal: Journal, host: Host, pid: int) -> Process:
@@ -44,6 +45,8 @@ def _set_end(
     process.mail.clear()
     process.parent_pid, process.nice = totals["ppid"], totals["nice"]
     process.warnings, process.turns = tuple(totals["warnings"]), totals["turns"]
+    if process.task is not None:
+        process.task.set_totals(totals["task"])
     used = Usage(totals["input_tokens"], totals["output_tokens"], totals["cost_usd"])
     process.counts = Counts(totals["model_calls"], totals["tool_calls"], used)
 

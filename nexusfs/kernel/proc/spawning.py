@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.checkpoint import Snapshot
@@ -18,11 +18,13 @@ from nexusfs.contracts.errors import (
 from nexusfs.contracts.hooks import SpawnContext
 from nexusfs.contracts.proc import KERNEL_PID, ProcessInfo
 from nexusfs.contracts.store import Journal
+from nexusfs.contracts.task import WORKER_MAX_TURNS, Delegated
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
+from nexusfs.kernel.proc.host import Host
 from nexusfs.kernel.proc.narrow import Plan, effective_spec
-from nexusfs.kernel.proc.process import Host, Process
+from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
 from nexusfs.kernel.proc.verbs import Verbs
 
@@ -56,6 +58,7 @@ class _Wish:
     wanted: AgentSpec
     base: AgentSpec | None
     snapshot: Snapshot | None
+    delegated: Delegated | None = None
 
 
 class Spawning(Verbs):
@@ -91,9 +94,12 @@ class Spawning(Verbs):
         raise NotImplementedError
 
     async def spawn(
-        self, cred: Credentials, wanted: AgentSpec, parent_pid: int | None = None
-    ) -> ProcessInfo:
+        self, cred: Credentials, wanted: AgentSpec, parent_pid: int | None = None,
+        delegated: Delegated | None = None,
+    ) -> ProcessInfo:  # fmt: skip
         """Creates and starts an agent; the parent is the caller's agent, `parent_pid`, or pid 1.
+
+        What is `delegated` to it makes it a worker; see `kernel.tasks`.
 
         Raises:
             NotFoundError, AccessError, NotSpecError: the installed agent is absent, not
@@ -113,6 +119,8 @@ class Spawning(Verbs):
         if known is not None:
             return self._remember(cred, known)
         wish = await self._wish_of(cred, wanted)
+        if delegated is not None:
+            wish = replace(_as_worker(wish), delegated=delegated)
         plan = self._plan(wish)  # refused before any hook hears of it
         context = _spawn_context(cred, plan.spec)
         await self.hooks.before("pre_spawn", context)
@@ -183,7 +191,7 @@ class Spawning(Verbs):
             uid=cred.uid, gid=cred.gid,
             groups=sorted(cred.groups), time_ns=now_ns(), spec=plan.spec.to_dict(),
             rights=[[c.allowed, c.denied] for c in plan.rights], warnings=list(plan.warnings),
-            **restored,
+            **restored, **({"delegated": wish.delegated.to_dict()} if wish.delegated else {}),
         )  # fmt: skip
         process.answer_open_calls(RESTORED)
         self._processes[pid] = process
@@ -231,6 +239,15 @@ class Spawning(Verbs):
         for process in self:
             if process.agent_id == name and not process.state.ended:
                 raise ExistsError(f"agent {name!r} already runs as pid {process.pid}")
+
+
+def _as_worker(wish: _Wish) -> _Wish:
+    """A worker has its own number of turns, where neither the wish nor its agent says one."""
+    said = wish.wanted.model_fields_set | (wish.base.model_fields_set if wish.base else set())
+    if "max_turns" in said:
+        return wish
+    wanted = wish.wanted.model_copy(update={"max_turns": WORKER_MAX_TURNS})
+    return replace(wish, wanted=wanted)
 
 
 def _spawn_context(cred: Credentials, spec: AgentSpec) -> SpawnContext:
