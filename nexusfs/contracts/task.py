@@ -19,6 +19,9 @@ WORKER_MAX_TURNS = 50
 AFTER_MAX = 1000
 """Tasks that one may wait for."""
 
+NEWS_HEADING = "[news of your tasks]"
+"""First line of a message on tasks in a copilot's prompt: it is the kernel's, not a person's."""
+
 Delivery = Literal["immediate", "deferred", "on_demand"]
 Verb = Literal["cancel", "approve", "revise", "reject", "retry", "merge", "drop"]
 VERBS: tuple[Verb, ...] = ("cancel", "approve", "revise", "reject", "retry", "merge", "drop")

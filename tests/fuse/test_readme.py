@@ -68,6 +68,24 @@ def test_the_scripted_endpoint_answers_through_litellm(transcript: str) -> None:
     assert "There is a README at the top." in transcript
 
 
+def test_ten_workers_are_followed_collected_canceled_and_revised(transcript: str) -> None:
+    assert transcript.count("It is about paper.") >= 8
+    assert "canceled it takes too long" in transcript
+    assert "input-required Will this do?" in transcript
+    assert "Short." in transcript
+
+
+def test_the_script_that_delegates_is_shorter_than_twenty_lines() -> None:
+    (script,) = [block for block in blocks("sh") if "proc/1/delegate" in block]
+
+    assert len(script.splitlines()) < 20
+
+
+def test_the_copilot_of_a_new_store_hands_its_files_out(transcript: str) -> None:
+    assert transcript.count("(researcher) is completed") == 5
+    assert "this is paper 4" in transcript
+
+
 def test_python_in_process_does_what_the_readme_shows(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", blocks("python")[0]], cwd=tmp_path, capture_output=True, text=True,

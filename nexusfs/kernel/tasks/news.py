@@ -7,8 +7,6 @@ from typing import Any
 from nexusfs.contracts.task import TaskState
 from nexusfs.kernel.proc.process import Process
 
-HEADING = "[news of your tasks]"
-"""The first line of such a message, by which models and the stand-in know it."""
 RESULT_CHARS = 20_000
 """Of a result in a prompt; the rest is in the file."""
 

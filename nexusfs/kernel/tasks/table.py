@@ -23,6 +23,7 @@ from nexusfs.contracts.errors import (
 )
 from nexusfs.contracts.proc import EXIT_DONE, EXIT_FAILED, KERNEL_PID, Outcome
 from nexusfs.contracts.task import (
+    NEWS_HEADING,
     VERBS,
     Collected,
     Delegated,
@@ -35,7 +36,7 @@ from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.tasks.collect import Waiters, is_ready, uncollected
 from nexusfs.kernel.tasks.inbox import Inbox
-from nexusfs.kernel.tasks.news import HEADING, news_of
+from nexusfs.kernel.tasks.news import news_of
 from nexusfs.kernel.tasks.plans import message_of, unmet
 from nexusfs.kernel.tasks.task import Task
 
@@ -361,7 +362,7 @@ class TaskTable:
     def _news(self, copilot: Process) -> tuple[str, dict[int, int]]:
         """What a copilot is told at its next turn, and how far that is."""
         assert copilot.inbox is not None
-        lines, seen = [HEADING], {}
+        lines, seen = [NEWS_HEADING], {}
         for pid in sorted(copilot.inbox.unread):
             worker = self._processes.find(pid)
             seen[pid] = copilot.inbox.seen.get(pid, 0)

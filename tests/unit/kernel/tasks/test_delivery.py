@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import trio
 
+from nexusfs.contracts.task import NEWS_HEADING
 from nexusfs.kernel.proc.process import Process
-from nexusfs.kernel.tasks.news import HEADING
 from tests.kernel_fixture import ALICE, until
 from tests.unit.kernel.tasks.conftest import MakeOffice, Office
 
@@ -15,7 +15,7 @@ from tests.unit.kernel.tasks.conftest import MakeOffice, Office
 def news(copilot: Process) -> list[str]:
     """The messages on tasks in a copilot's transcript."""
     texts = [str(message["content"]) for message in copilot.transcript]
-    return [text for text in texts if text.startswith(HEADING)]
+    return [text for text in texts if text.startswith(NEWS_HEADING)]
 
 
 async def test_immediate_news_cause_a_turn(office: Office) -> None:
