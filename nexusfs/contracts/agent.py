@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -155,6 +156,7 @@ class AgentSpec(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
+@cache
 def known_keys() -> list[str]:
     """Every key that a spec may have, aliases included."""
     keys: list[str] = []

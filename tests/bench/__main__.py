@@ -9,14 +9,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import agents, files, in_process, measures, sandbox
+from tests.bench import agents, fanout, files, in_process, measures, sandbox
 from tests.bench.rivals import bench, filesystem
 from tests.bench.rows import Row
 
 WIDTH = 120
 """Characters of the table in a file or a pipe."""
 MEASURES = (
-    measures.MEASURES | files.MEASURES | in_process.MEASURES | agents.MEASURES | sandbox.MEASURES
+    measures.MEASURES
+    | files.MEASURES
+    | in_process.MEASURES
+    | agents.MEASURES
+    | fanout.MEASURES
+    | sandbox.MEASURES
 )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from nexusfs.fs.procfs import AgentDir, ProcRoot
 from nexusfs.fs.storefs import TTL_S
-from nexusfs.kernel.vfs.kernfs import TextNode
+from nexusfs.fs.taskfs import TaskDir
+from nexusfs.kernel.vfs.kernfs import KernNode, TextNode
 
 HERE = Path(__file__).parent
 NEXUSFS = str(Path(sys.executable).parent / "nexusfs")
@@ -26,6 +27,8 @@ TIMEOUTS = {
     "proc": (ProcRoot.entry_ttl_s, ProcRoot.attr_ttl_s),
     "agent": (AgentDir.entry_ttl_s, AgentDir.attr_ttl_s),
     "status": (TextNode.entry_ttl_s, TextNode.attr_ttl_s),
+    "kernel": (KernNode.entry_ttl_s, KernNode.attr_ttl_s),
+    "task": (TaskDir.entry_ttl_s, TaskDir.attr_ttl_s),
     "file": (TTL_S, TTL_S),
 }
 """(entry, attribute) timeouts of our tree, for the plain program to use the same."""
