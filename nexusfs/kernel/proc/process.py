@@ -32,6 +32,8 @@ from nexusfs.kernel.tasks.task import Task
 log = logging.getLogger(__name__)
 
 
+WAITS_FOR_OTHERS = frozenset({"tool:wait", "tool:collect", "tool:ask"})
+
 NO_CHILDREN: frozenset[int] = frozenset()
 """What the many without children share: an empty set has 216 bytes."""
 
@@ -415,7 +417,8 @@ class Process:
     def halt(self) -> None:
         """Lets the step under way settle and no other begin; what rests ends at once."""
         self.halting = True
-        if self.resting:
+        for_others = bool(self.waits) and all(map(_waits_for_others, self.waits))
+        if self.resting or for_others:
             self.scope.cancel()
 
     async def on_disk(self) -> None:
@@ -489,3 +492,8 @@ class Process:
         """Gives every open call the result `text`."""
         for call_id in list(self.open or ()):
             self.answer(call_id, text)
+
+
+def _waits_for_others(wait: str) -> bool:
+    """True for a call that may be cut: it does nothing but wait, and waits on when resumed."""
+    return wait in WAITS_FOR_OTHERS or wait.startswith("child:")
