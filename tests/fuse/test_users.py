@@ -58,7 +58,7 @@ def test_everybody_reads_exactly_what_the_contract_lists(mnt: Path, ended: int) 
         "done"
     )
 
-    readable = set(ok(as_nobody(mnt, script)).split()) - {"dispatch", "cwd"}
+    readable = set(ok(as_nobody(mnt, script)).split()) - {"dispatch", "tasks", "cwd"}
 
     assert readable == PUBLIC
 
