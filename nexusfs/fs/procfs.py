@@ -14,7 +14,7 @@ from nexusfs.contracts.errors import BusyError, InvalidError, NotFoundError, Sta
 from nexusfs.contracts.node import DirEntry, Node, Stat
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.fs import proc_render as render
-from nexusfs.fs.taskfs import TaskFs
+from nexusfs.fs.taskfs import SteadyDir, TaskFs
 from nexusfs.kernel.agentfile import agent_from_markdown
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.process import Process
@@ -22,7 +22,6 @@ from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.syscalls import Syscalls
 from nexusfs.kernel.vfs.control import Control, Request, control, text_of
 from nexusfs.kernel.vfs.kernfs import (
-    STATIC_TTL_S,
     Background,
     DirNode,
     Dynamic,
@@ -62,7 +61,7 @@ class ProcFs:
         self._tasks = TaskFs(calls, background, self._born)
         self._agents = self._agent_table()
         self._kernel = self._kernel_table()
-        self.root: Node = ProcRoot(
+        self.root: Node = SteadyDir(
             self._root_table(), None, PROC_INO, dynamic=Dynamic(self._lookup_pid, self._pids)
         )
         calls.processes.on_remove = self._removed
@@ -91,7 +90,7 @@ class ProcFs:
         if process is not None and (not cred.agent_pid or processes.visible(cred, process)):
             return AgentDir(self._agents, process, PROC_INO | (pid << 8), processes)
         if pid == KERNEL_PID:
-            return DirNode(self._kernel, None, PROC_INO | (pid << 8))
+            return SteadyDir(self._kernel, None, PROC_INO | (pid << 8))
         raise NotFoundError(f"no process {name.decode('utf-8', 'replace')!r}: ls /proc lists them")
 
     def _removed(self, pid: int) -> None:
@@ -220,13 +219,6 @@ class ProcFs:
         if rest.strip():
             raise InvalidError("cancel-all takes no more words; how many it ended is the reply")
         return await self._tasks.cancel_all(pid, cred)
-
-
-class ProcRoot(DirNode):
-    """/proc itself, whose attributes never change."""
-
-    __slots__ = ()
-    attr_ttl_s = STATIC_TTL_S
 
 
 class AgentDir(DirNode):

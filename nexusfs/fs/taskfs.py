@@ -18,6 +18,7 @@ from nexusfs.kernel.tasks.collect import is_ready
 from nexusfs.kernel.tasks.table import NO_WORKSPACE, info_of
 from nexusfs.kernel.vfs.control import Control, Request, control, text_of
 from nexusfs.kernel.vfs.kernfs import (
+    STATIC_TTL_S,
     Background,
     DirNode,
     Dynamic,
@@ -91,7 +92,7 @@ class TaskFs:
             return [DirEntry(b"%d" % w.pid, TASKS_INO | (w.pid << 8), 0o040000) for w in workers]
 
         mode = 0o555 if copilot is None else 0o500
-        return DirNode(self._dirs, copilot, ino, mode, Dynamic(lookup, entries))
+        return SteadyDir(self._dirs, copilot, ino, mode, Dynamic(lookup, entries))
 
     def _last_link(self, copilot: Any, cred: Credentials) -> bytes | None:
         pid = self._calls.tasks.last.get(cred)
@@ -160,7 +161,14 @@ class TaskFs:
         return DirNode(self._links, worker, ino, 0o500, Dynamic(lookup, entries))
 
 
-class TaskDir(DirNode):
+class SteadyDir(DirNode):
+    """A directory whose mode and owner never change, so Linux need not ask at each walk."""
+
+    __slots__ = ()
+    attr_ttl_s = STATIC_TTL_S
+
+
+class TaskDir(SteadyDir):
     """The directory of one task; it goes with its worker, so Linux asks for the name each time."""
 
     __slots__ = ()
