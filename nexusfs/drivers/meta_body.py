@@ -46,7 +46,7 @@ class Body:
         pinned: something here is not stored yet, so that no window may be dropped.
     """
 
-    __slots__ = ("_last_stored", "_load", "_names", "_windows", "changed", "pinned")
+    __slots__ = ("_last_stored", "_load", "_names", "_stored_stop", "_windows", "changed", "pinned")
 
     def __init__(
         self, names: Names, load: Load | None, last_stored: Callable[[], int] | None = None
@@ -58,6 +58,7 @@ class Body:
         self._names = names
         self._load = load
         self._last_stored = last_stored
+        self._stored_stop = -1
         self._windows: dict[int, list[Extent]] = {}
         self.changed: dict[int, Extent | None] = {}
         self.pinned = False
@@ -81,11 +82,12 @@ class Body:
 
     def load(self, start: int, stop: int) -> None:
         """Reads the stored extents of every window that [start, stop) touches."""
+        if len(self._windows) >= WINDOWS_MAX:
+            self._drop_stored()
+        stop = min(stop, self.stored_stop)
         if self._load is None or stop <= start:
             return
         first, last = start // WINDOW_BYTES, (stop - 1) // WINDOW_BYTES
-        if len(self._windows) >= WINDOWS_MAX:
-            self._drop_stored()
         if first == last:
             self._window(first)
             return
@@ -96,10 +98,18 @@ class Body:
                 missing.setdefault(index, []).append(extent)
         self._windows |= missing
 
+    @property
+    def stored_stop(self) -> int:
+        """No extent that only the tables have reaches beyond this."""
+        if self._stored_stop < 0:
+            last = self._last_stored() if self._last_stored else -WINDOW_BYTES
+            self._stored_stop = (last // WINDOW_BYTES + 1) * WINDOW_BYTES
+        return self._stored_stop
+
     def last_start(self) -> int:
         """No extent begins after this."""
         loaded = max((w[-1].start for w in self._windows.values() if w), default=0)
-        return max(loaded, self._last_stored() if self._last_stored else 0)
+        return max(loaded, self.stored_stop - 1)
 
     def put(self, extent: Extent) -> int:
         """Puts an extent, of any length, over what is there; returns the bytes it adds.
@@ -115,6 +125,8 @@ class Body:
     def carve(self, start: int, stop: int) -> int:
         """Takes [start, stop) out; returns the bytes that went. It must be loaded."""
         removed = 0
+        if stop >= SIZE_MAX:
+            self._stored_stop = min(self.stored_stop, start)
         for index in self._between(start // WINDOW_BYTES, (stop - 1) // WINDOW_BYTES):
             removed += self._carve(self._windows[index], start, stop)
         return removed
@@ -244,6 +256,7 @@ class Body:
     def _drop_stored(self) -> None:
         if not self.pinned and self._load:
             self._windows.clear()
+            self._stored_stop = -1
 
     def _between(self, first: int, last: int) -> Iterable[int]:
         """The loaded windows from `first` to `last`, ascending."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nexusfs.contracts.node import NewNode
-from nexusfs.contracts.store import ROOT_INO, Extent
-from nexusfs.drivers import meta_state
+from nexusfs.contracts.node import Change, NewNode
+from nexusfs.contracts.store import ROOT_INO, SIZE_MAX, Extent
+from nexusfs.drivers import meta_body, meta_state
+from nexusfs.drivers.meta_body import WINDOW_BYTES
 from nexusfs.drivers.store_local import LocalStore, open_store
 from nexusfs.fs.content import Content
 
@@ -125,4 +126,72 @@ def test_what_is_not_stored_yet_stays_in_memory_however_much_it_is(
         assert store.meta.lookup(ROOT_INO, b"f%d" % number) == inos[number]
         assert len(Content(store).read(inos[number], 0, 3000)) == 3000
     assert Content(store).read(inos[0], 1000, 1003) == b"new"
+    store.close()
+
+
+def test_a_large_file_is_taken_apart_after_an_open_too_and_each_piece_costs_its_size(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path / "s")
+    ino = store.meta.create(ROOT_INO, b"large", FILE).ino
+    size = 128 << 10
+    for at in range(0, 100 << 20, size):
+        data = b"%d" % at
+        blob = store.blobs.put(store.blobs.digest(data), data)
+        store.meta.write(ino, [Extent(at, size, None, blob)])
+    store.close()
+    store = open_store(tmp_path / "s")
+    read: list[int] = []
+    extents = store._tables.extents
+
+    def counted(body: int, start: int, stop: int) -> list[Extent]:
+        found = extents(body, start, stop)
+        read.append(len(found))
+        return found
+
+    store._tables.extents = counted  # type: ignore[method-assign]
+    store.meta.unlink(ROOT_INO, b"large")
+
+    pieces = 1
+    while store.reap():
+        pieces += 1
+        assert pieces < 20
+
+    assert pieces == 7
+    assert sum(read) < 3 * 800  # Once to look, once to cut.
+    store.flush()
+    assert store._tables.orphans() == []
+    assert store._tables.extents(ino, 0, SIZE_MAX) == []
+    store.close()
+
+
+def test_a_file_that_is_cut_in_its_last_extent_after_an_open_has_zeros_behind_the_cut(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path / "s")
+    (ino,) = files(store, 1, 8000)
+    store.close()
+    store = open_store(tmp_path / "s")
+
+    store.meta.setattr(ino, Change(size=5))
+    store.meta.setattr(ino, Change(size=10))
+
+    assert Content(store).read(ino, 5, 10) == bytes(5)
+    store.close()
+
+
+def test_a_file_that_has_grown_since_it_was_opened_is_read_whole_with_few_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_body, "WINDOWS_MAX", 2)
+    store = open_store(tmp_path / "s")
+    (ino,) = files(store, 1, 100)
+    store.close()
+    store = open_store(tmp_path / "s")
+    content = Content(store)
+    content.write(ino, b"a", 50)
+    content.write(ino, b"z", 2 * WINDOW_BYTES)
+    store.flush()
+
+    assert content.read(ino, 0, 2 * WINDOW_BYTES + 1)[-1:] == b"z"
     store.close()
