@@ -153,9 +153,7 @@ class ToolTable:
         Without `wait` a person is asked where one must be, and nobody waits for the answer.
         UnknownToolError, InvalidError, AccessError as `dispatch`.
         """
-        tool = self.get(cred, name)
-        await validate_arguments_async(tool.input_schema, arguments, 0)
-        return await self.decide(cred, tool, arguments, call_id, wait=wait)
+        return await self.decide(cred, self.get(cred, name), arguments, call_id, wait=wait)
 
     def all_tools(self) -> list[Tool]:
         """Every registered tool."""

@@ -6,9 +6,10 @@ than who spawned it. A question is journaled, and so is its answer: both survive
 call that runs again finds its answer. Only people answer.
 
 Concurrency: in the trio thread. `decide` suspends while a question waits; cancelling it leaves the
-question, which the call asks again, or which goes with the agent.
+question of a call that the model wants, which runs again, and takes back any other.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -16,15 +17,23 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import trio
+
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import AccessError, InvalidError, NotFoundError, NotPermittedError
+from nexusfs.contracts.errors import (
+    AccessError,
+    InvalidError,
+    KernelError,
+    NotFoundError,
+    NotPermittedError,
+)
 from nexusfs.contracts.rights import ALLOW, ASK, DENY, Rules
 from nexusfs.contracts.tool import EXTERNAL_EFFECT, LABELS, Tool
 from nexusfs.kernel.arguments import validate_arguments
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.question import Question
 
-APPROVE, MODIFY = "approve", "modify"
+APPROVE, MODIFY, WITHDRAWN = "approve", "modify", "withdrawn"
 _PATTERN = re.compile(r"([^()]+)(?:\((.*)\))?", re.S)
 
 
@@ -58,6 +67,7 @@ class Approvals:
 
         Raises:
             AccessError: EACCES, denied by a rule or a person; says which.
+            InvalidError: EINVAL, a person would be asked, and the arguments do not fit.
 
         Suspends, with wchan `approval`, while a question has no answer.
         """
@@ -71,10 +81,15 @@ class Approvals:
                 return arguments
             if verdict.effect == DENY:
                 raise AccessError(f"{tool.name} is denied by {verdict.why}")
+            validate_arguments(tool.input_schema, arguments)  # nobody is asked about a mistake
             question = process.ask(call_id, tool.name, arguments, verdict.why)
         if not wait:
             return arguments
-        await process.answered(question)
+        try:
+            await process.answered(question)
+        except trio.Cancelled:
+            _withdraw(process, question)
+            raise
         process.drop_question(question)
         if question.verdict == DENY:
             said = f": {question.reason}" if question.reason else ""
@@ -149,6 +164,18 @@ class Approvals:
         if tool is not None:
             validate_arguments(tool.input_schema, arguments)
         return arguments
+
+
+def _withdraw(process: Process, question: Question) -> None:
+    """Takes back a question whose caller gave up; the model's own calls wait on, see `Calls`."""
+    if question.verdict or process.state.ended or question.call_id in (process.open or ()):
+        return
+    with contextlib.suppress(KernelError):
+        process.record(
+            "answer", question=question.number, verdict=WITHDRAWN, by=process.cred.uid,
+            reason="its caller gave up", arguments=question.arguments,
+        )  # fmt: skip
+    process.drop_question(question)
 
 
 def _verdict_of(rules: Rules, tool: Tool, arguments: dict[str, Any], whose: str) -> Verdict:

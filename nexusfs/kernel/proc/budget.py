@@ -11,8 +11,10 @@ are one step.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from nexusfs.contracts.errors import QuotaError
@@ -58,6 +60,15 @@ class Totals:
         return self.input_tokens + self.output_tokens
 
 
+_NOTHING = Totals()
+"""What all who have used nothing share."""
+
+
+@lru_cache(1000)
+def _shared(ceilings: tuple[tuple[str, float], ...]) -> Mapping[str, float]:
+    return MappingProxyType(dict(ceilings))
+
+
 @dataclass(slots=True, eq=False)
 class Account:
     """What one agent and all below it have used and reserved, and its own ceilings.
@@ -74,14 +85,18 @@ class Account:
     """
 
     pid: int = 0
-    ceilings: dict[str, float] = field(default_factory=dict)
+    ceilings: Mapping[str, float] = field(default_factory=lambda: _shared(()))
     allows_unknown: bool = False
     above: "Account | None" = None
-    used: Totals = field(default_factory=Totals)
+    used: Totals = field(default_factory=lambda: _NOTHING)
     settled: Totals | None = None
     living: int = 0
     started_ns: int = 0
     held: dict[str, float] | None = None
+
+    def set_ceilings(self, ceilings: Mapping[str, float]) -> None:
+        """Sets its own ceilings; equal ones are one object, for many agents."""
+        self.ceilings = _shared(tuple(ceilings.items()))
 
     def chain(self) -> Iterator["Account"]:
         """This account and those above it."""
@@ -115,10 +130,12 @@ class Account:
 
     def take_in(self, what: Totals) -> None:
         """Adds a use that happens now to this account alone."""
-        self.used.add(what)
+        self.carry(what)
 
     def carry(self, what: Totals, sign: int = 1) -> None:
         """Adds a use that happened before, or takes it out with -1."""
+        if self.used is _NOTHING:
+            self.used = Totals()
         self.used.add(what, sign)
 
     def forget(self, child: "Account") -> Totals:

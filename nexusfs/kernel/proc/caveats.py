@@ -108,16 +108,21 @@ class Caveat:
             given.agents,
         ), rules)  # fmt: skip
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """[use, hand on], and the rules where it has some."""
-        rules = [] if self.rules is None else [self.rules.model_dump(mode="json")]
-        return [self.use.to_json(), self.hand_on.to_json(), *rules]
+    def to_json(self) -> dict[str, Any]:
+        """What it says, as the journal keeps it."""
+        said: dict[str, Any] = {"use": self.use.to_json()}
+        if self.hand_on != self.use:
+            said["hand_on"] = self.hand_on.to_json()
+        if self.rules is not None:
+            said["rules"] = self.rules.model_dump(mode="json", exclude_defaults=True)
+        return said
 
     @classmethod
-    def of_json(cls, said: list[dict[str, Any]]) -> "Caveat":
+    def of_json(cls, said: dict[str, Any]) -> "Caveat":
         """The caveat of `to_json`."""
-        rules = Rules.model_validate(said[2]) if len(said) > 2 else None
-        return _shared(cls(Bounds.of_json(said[0]), Bounds.of_json(said[1]), rules))
+        use, rules = Bounds.of_json(said["use"]), said.get("rules")
+        hand_on = Bounds.of_json(said["hand_on"]) if "hand_on" in said else use
+        return _shared(cls(use, hand_on, None if rules is None else Rules.model_validate(rules)))
 
 
 @lru_cache(1000)

@@ -84,15 +84,13 @@ def limits_of(account: Account) -> dict[str, Any]:
 
 def set_limits(account: Account, said: dict[str, Any]) -> None:
     """Sets them."""
-    account.ceilings = {name: value for name, value in said.items() if name != "unknown_price"}
+    account.set_ceilings({n: value for n, value in said.items() if n != "unknown_price"})
     account.allows_unknown = "unknown_price" in said
 
 
 def _limit(process: "Process", event: dict[str, Any]) -> None:
-    if event["value"] is None:
-        process.account.ceilings.pop(event["name"], None)
-    else:
-        process.account.ceilings[event["name"]] = event["value"]
+    ceilings = {**process.account.ceilings, event["name"]: event["value"]}
+    process.account.set_ceilings({n: value for n, value in ceilings.items() if value is not None})
 
 
 def _settled(process: "Process", event: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ _NOT_ASKED: set[str] = set()
 """Which fields were given does not matter of an effective spec; all of them share this."""
 
 _NO_LIMITS = Limits.model_validate({})
+WHERE = ("api_base", "base_url", "extra_headers", "extra_body", "organization")
+"""Settings that say who gets to read a prompt."""
 NO_TOOL_HERE = "no tool of that name here, so the agent goes without it"
 
 
@@ -85,12 +87,14 @@ def effective_spec(
     caveats = (*caveats, Caveat.of(spec.model_copy(update={"paths": own_paths})))
     rights = Rights(0, caveats, above)
     model = _model_of(spec, parent, settings.default_model)
-    _check_handed_on(spec.model_copy(update={"model": model}), above)
+    _check_handed_on(spec.model_copy(update={"model": model}), base, parent)
     zone = _zone_of(wanted, spec, parent)
     granted = tuple(name for name in tools if rights.denier("tools", name) is None)
     fields = {
         **dict(spec), "model": model, "tools": granted, "disallowed_tools": (), "zone": zone,
     }  # fmt: skip
+    if parent is not None and rights.grants():
+        fields["paths"] = rights.paths()
     return Plan(AgentSpec.model_construct(_NOT_ASKED, **fields), caveats, limits, tuple(warnings))
 
 
@@ -175,13 +179,22 @@ def _model_of(spec: AgentSpec, parent: Process | None, default_model: str) -> st
     return parent.spec.model if parent else default_model
 
 
-def _check_handed_on(spec: AgentSpec, above: Rights | None) -> None:
+def _check_handed_on(spec: AgentSpec, base: AgentSpec | None, parent: Process | None) -> None:
     """NotPermittedError EPERM for a model, or an agent, that is not the parent's to give.
 
     Where agents are named, those alone may be started, and none of an inline spec.
     """
-    if above is None:
+    if parent is None:
         return
+    above, allowed = parent.rights, [parent.spec.model_settings, {}]
+    if base is not None:
+        allowed.append(base.model_settings)
+    for name in WHERE:
+        if spec.model_settings.get(name) not in [one.get(name) for one in allowed]:
+            raise NotPermittedError(
+                f"model_settings.{name}: a child's model is where its parent's is; who installs an "
+                "agent in /bin may say another place"
+            )
     for model in (spec.model, *spec.fallback_models):
         if not above.may_hand_on("models", model):
             raise NotPermittedError(f"its parent may not hand on the model {model!r}")

@@ -29,7 +29,7 @@ class Purse(Account):
         super().__init__()
         self.uid = uid
         self.day = today()
-        self.used.cost_usd = spent_usd
+        self.used = Totals(cost_usd=spent_usd)
         self._keep = keep
 
     def take_in(self, what: Totals) -> None:
@@ -79,7 +79,7 @@ class Purses:
     def ceiling_usd(self, value: float) -> None:
         self._ceiling_usd = value
         for purse in self._purses.values():
-            purse.ceilings = self._ceilings()
+            purse.set_ceilings(self._ceilings())
 
     def of(self, uid: int) -> Account:
         """A user's account of the day."""
@@ -94,7 +94,7 @@ class Purses:
 
     def _made(self, uid: int, spent_usd: float) -> "Purse":
         purse = self._purses[uid] = Purse(uid, self._keep, spent_usd)
-        purse.ceilings = self._ceilings()
+        purse.set_ceilings(self._ceilings())
         return purse
 
     def _ceilings(self) -> dict[str, float]:

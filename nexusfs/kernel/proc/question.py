@@ -13,7 +13,7 @@ class Question:
         call_id, tool, arguments: the call; the arguments may be changed by the answer.
         why: the rule that asks.
         asked_at: RFC 3339 UTC.
-        verdict: empty while it waits; then `approve`, `deny` or `modify`.
+        verdict: empty while it waits; then `approve`, `deny`, `modify` or `withdrawn`.
         reason: what the person said, where he denied it.
     """
 

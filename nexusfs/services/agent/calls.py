@@ -69,14 +69,14 @@ class Calls:
         process = self._process
         begun = set(process.begun or ())
         calls = [_call_of(raw, tools, process.spec.cwd) for raw in process.open_calls()]
-        calls = self._noted(calls)
-        for call in calls:  # so that a person sees all questions of the turn at once
-            if call.call_id not in begun:
-                await self._permitted(call, wait=False)
+        calls = [  # decided before any runs, so that a person sees all questions at once
+            call if call.call_id in begun else await self._permitted(call, wait=False)
+            for call in self._noted(calls)
+        ]
         for group in self._groups(calls):
             await process.pause_point()
             for number, call in enumerate(group):
-                if call.call_id not in begun:
+                if process.asks(call.call_id):
                     group[number] = await self._permitted(call)
             await self._run_group(group, begun)
 

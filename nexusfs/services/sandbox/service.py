@@ -11,7 +11,7 @@ from typing import Protocol
 import trio
 
 from nexusfs.contracts.errors import CapacityError, NoSandboxError
-from nexusfs.contracts.rights import Grant
+from nexusfs.contracts.rights import EVERYTHING, Grant
 from nexusfs.contracts.sandbox import Command, Ended, SandboxKind
 from nexusfs.contracts.tool import ToolFiles
 from nexusfs.services.sandbox.asker import Asker
@@ -160,6 +160,8 @@ class Sandboxes:
                 f"only root's mount can run programs as another user (you are {cred.uid}, the "
                 f"mount is {os.geteuid()}'s)"
             )
+        if holder.kind == "none" and asker.grants != EVERYTHING:
+            raise NoSandboxError("nothing here holds a program to the paths of its agent")
         return Job(
             command.argv,
             await self._environment(holder, asker, mountpoint),

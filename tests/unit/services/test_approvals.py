@@ -317,6 +317,37 @@ async def test_a_program_that_calls_a_tool_waits_too(w: World) -> None:
     assert await w.files.list_dir("/proc/1/approvals") == []
 
 
+async def test_a_question_of_a_caller_who_gives_up_is_taken_back(w: World) -> None:
+    agent = await w.play(mode="chat", task="", **ASK)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            w.calls.sys_dispatch, agent.cred.through("tool"), "write_file",
+            {"path": "/made", "content": "x"},
+        )  # fmt: skip
+        await happened(agent, "question")
+        nursery.cancel_scope.cancel()
+
+    assert events(agent, "answer")[0]["verdict"] == "withdrawn"
+    assert await w.files.list_dir("/proc/1/approvals") == [] and not await is_there(w, "/made")
+
+
+async def test_nobody_is_asked_about_a_call_that_cannot_run(w: World) -> None:
+    agent = await w.play(call("write_file", pth="/made"), {"content": "done"}, **ASK)
+
+    await w.end_of(agent)
+
+    assert not events(agent, "question") and "do not fit" in results(agent)[0]
+
+
+async def test_an_agent_runs_no_tool_as_its_child(w: World) -> None:
+    top = await w.play(mode="chat", task="", tools=["list_dir"], delegate={"tools": ["*"]})
+    child = await w.play(mode="chat", task="", cred=top.cred.through("tool"))
+    bound = BoundSyscalls(w.calls, top.cred.through("tool"))
+
+    with pytest.raises(NotPermittedError):
+        await bound.write_file(f"/proc/{child.pid}/dispatch/write_file", b'{"path": "/made"}')
+
+
 # Labels
 
 

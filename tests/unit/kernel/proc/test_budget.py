@@ -200,7 +200,7 @@ async def test_use_survives_a_restart(
     again = make_table()
 
     one = again.get(top.pid).account
-    assert (one.used, one.living, one.ceilings) == (
+    assert (one.used, one.living, dict(one.ceilings)) == (
         top.account.used, 1, {"tokens": 1000, "children": 5},
     )  # fmt: skip
     assert (one.used.tokens, one.used.unpriced) == (167, 1)

@@ -284,3 +284,27 @@ async def test_grants_say_whose_caveat_decides(table: ProcessTable) -> None:
     table.restrict(ROOT, top.pid, {"disallowed_tools": ["look"]})
     assert child.rights.shown(TOOLS)["tools"]["look"] == {"use": False, "by": top.pid}
     assert shown["paths"] == [{"path": "/a", "access": "r", "by": child.pid}]
+
+
+async def test_a_childs_prompts_go_nowhere_else_than_its_parents(table: ProcessTable) -> None:
+    async def load(cred: Credentials, name: str) -> Any:
+        return spec(agent=name, name=name, model_settings={"api_base": "http://installed"})
+
+    table.load_agent = load
+    parent = await spawned(table, model_settings={"api_base": "http://own"})
+
+    for settings in ({}, {"api_base": "http://own", "temperature": 1.0}):
+        await spawned(table, parent, model_settings=settings)
+    await spawned(table, parent, agent="helper")
+    for name in ("api_base", "base_url", "extra_headers"):
+        with pytest.raises(NotPermittedError, match=f"model_settings.{name}"):
+            await spawned(table, parent, model_settings={name: "http://elsewhere"})
+
+
+async def test_the_spec_of_a_child_shows_the_paths_that_it_inherits(table: ProcessTable) -> None:
+    parent = await spawned(table, paths=[{"path": "/a", "access": "r"}])
+    child = await spawned(table, parent)
+
+    assert child.spec.paths == (grant("/a", "r"),)
+    again = await spawned(table, parent, **child.spec.to_dict())
+    assert again.spec == child.spec
