@@ -101,7 +101,7 @@ OPERATIONS: dict[str, Callable[[Any, int], None]] = {
         create,
         read_small,
         unlink,
-    )  # fmt: skip
+    )
 }
 
 

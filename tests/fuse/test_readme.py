@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,21 @@ def blocks(language: str) -> list[str]:
 
 
 def shell_script() -> str:
-    """All shell blocks as one script; make targets are only looked up: test would run this."""
+    """All shell blocks as one script; make targets are only looked up: test would run this.
+
+    The ports of the README may be taken here; the script gets others.
+    """
     lines = "\n".join(blocks("sh"))
+    for port in set(re.findall(r"--port (\d+)", lines)):
+        lines = lines.replace(port, free_port())
     return re.sub(r"^make (\w+)$", rf"make -n -C {ROOT} \1 >/dev/null", lines, flags=re.MULTILINE)
+
+
+def free_port() -> str:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ def editors(where: Path, source: Path) -> None:
 def shells(where: Path, source: Path) -> None:
     """Pipes, here documents, find, xargs, sort, du, tee, split, dd, locks and scripts."""
     script = r"""
-        seq 100000 | tee n | sort -r | sort -n | cmp - n
+        seq 100000 | tee n > o; sort -r n | sort -n | cmp - n; cmp o n
         split -b 10000 n p. && cat p.* | cmp - n && rm p.*
         dd if=n of=m bs=7777 status=none && cmp n m
         dd if=/dev/zero of=m bs=1 count=9 conv=notrunc status=none
