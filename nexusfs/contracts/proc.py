@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.model import Message, Quote
+from nexusfs.contracts.model import Message, Quote, Usage
 
 if TYPE_CHECKING:
     from nexusfs.contracts.agent import AgentSpec
@@ -104,6 +104,10 @@ class Held(Protocol):
     @property
     def answer_tokens(self) -> int:
         """How long the answer of a model call may be."""
+        ...
+
+    def excess(self, used: Usage) -> dict[str, float]:
+        """What a model call used over it, of the limits that have a ceiling."""
         ...
 
     def release(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from nexusfs.contracts.errors import QuotaError
 from nexusfs.contracts.limits import shown
-from nexusfs.contracts.model import Quote
+from nexusfs.contracts.model import Quote, Usage
 from nexusfs.kernel.clock import now_ns
 
 SAFETY_TENTHS = 11
@@ -301,6 +301,18 @@ class Hold:
         self._what = what
         self.answer_tokens = answer_tokens
         self._add(1)
+
+    def excess(self, used: Usage) -> dict[str, float]:
+        """What a model call used over its reservation, of the limits that have a ceiling."""
+        over = {
+            "tokens": used.input_tokens + used.output_tokens - self._what.get("tokens", 0),
+            "cost_usd": (used.cost_usd or 0.0) - self._what.get("cost_usd", 0.0),
+        }
+        return {
+            name: amount
+            for name, amount in over.items()
+            if amount > 0 and self._account.ceiling(name) is not None
+        }
 
     def release(self) -> None:
         """Gives back what was reserved; what was used is booked by itself."""

@@ -166,6 +166,9 @@ class Loop:
                 process.record("model_call", model=spec.model, messages=len(messages))
                 reply = await self._ports.models.complete(call, Observer(process))
                 self._take(reply, tools)
+                over = held.excess(reply.usage)
+                if over:
+                    process.record("excess", **over)
 
     def _take(self, reply: ModelReply, tools: Sequence[Tool]) -> None:
         """Records a reply; the calls in it are open from here on."""

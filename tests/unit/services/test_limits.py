@@ -60,6 +60,16 @@ async def test_where_no_closing_answer_fits_the_last_words_are_the_result(w: Wor
     assert len(events(agent, "model_call")) == 1
 
 
+async def test_a_providers_excess_is_booked_and_reported(w: World) -> None:
+    greedy = {**LOOK, "usage": {"input_tokens": 9000, "output_tokens": 1000}}
+    agent = await w.play(greedy, {"content": "never"}, limits={"tokens": 5000})
+
+    assert (await how(w, agent))[0] == 3
+    (over,) = events(agent, "excess")
+    assert 0 < over["tokens"] <= 10_000 and agent.account.used.tokens == 10_000
+    assert (await usage(w, agent.pid))["remaining.tokens"] == "0"
+
+
 async def test_a_call_over_the_limit_fails_and_its_sibling_does_not(w: World) -> None:
     both = {"tool_calls": [*LOOK["tool_calls"], *LOOK["tool_calls"]]}
     agent = await w.play(both, {"content": "one of two"}, limits={"tool_calls": 1})
