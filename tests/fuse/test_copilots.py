@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,27 @@ def test_cancel_all_ends_the_workers_and_not_the_copilot(roomy: Path, tmp_path: 
     assert (failed, said) == ("", "100\n")
     assert {state_of(roomy, copilot, pid) for pid in ids} == {"canceled"}
     assert "R (running)" in read(roomy, copilot, "status")
+
+
+def test_an_unmount_does_not_wait_for_those_who_wait_and_they_go_on_after_it(
+    mounts: Mounts, tmp_path: Path
+) -> None:
+    mnt = mounts.mount("patient", env={"NEXUSFS_STOP_GRACE_S": "60"})
+    script = tmp_path / "worker.json"
+    script.write_text(json.dumps([call("ask", question="which?"), {"content": "this one"}]))
+    asked = call("delegate", message="x", worker={"model": f"offline/script:{script}"})
+    # collect returns at the question, so the copilot waits for the worker itself
+    pid = play(mnt, tmp_path / "copilot.json", asked, call("wait", pid=3), {"content": "end"})
+    assert pid == LED
+    until(lambda: read(mnt, pid, "wchan") == "child:3\n" and read(mnt, 3, "wchan") == "tool:ask\n")
+
+    began = time.monotonic()
+    mounts.umount(mnt)
+    assert time.monotonic() - began < 30
+    mnt = mounts.mount("patient")
+
+    assert request(mnt / f"proc/{pid}/tasks/3/ctl", b"approve\n") == ("", "working\n")
+    assert wait(mnt, pid) == f"{pid} 0 done"
 
 
 # Rights

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from nexusfs.kernel.proc.process import Process
 
 
+WAITS_FOR_OTHERS = frozenset({"approval", "tool:wait", "tool:collect", "tool:ask"})
+
+
 async def _on_disk_already() -> None:
     """A process without a journal on disk has nothing to wait for."""
 
@@ -134,8 +137,8 @@ class Steps:
     def halt(self) -> None:
         """Lets the step under way settle and no other begin; what rests ends at once."""
         self.halting = True
-        asks = bool(self.waits) and set(self.waits) == {"approval"}
-        if self.resting or asks:
+        for_others = bool(self.waits) and all(map(_waits_for_others, self.waits))
+        if self.resting or for_others:
             self.scope.cancel()
 
     async def on_disk(self) -> None:
@@ -312,3 +315,8 @@ class Steps:
             cut = partial(self.rights.paths_change, granted)
             nursery.start_soon(first, cut, "the paths of its agent were cut")
         return why
+
+
+def _waits_for_others(wait: str) -> bool:
+    """True for a call that may be cut: it does nothing but wait, and waits on when resumed."""
+    return wait in WAITS_FOR_OTHERS or wait.startswith("child:")
