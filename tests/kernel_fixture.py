@@ -15,7 +15,16 @@ from nexusfs.boot.kernel import Backing, Kernel
 from nexusfs.contracts.agent import AgentSpec, parse_spec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import InvalidError, KernelError, ToolFailedError
-from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelPort, ModelReply, Usage
+from nexusfs.contracts.model import (
+    Message,
+    ModelCall,
+    ModelObserver,
+    ModelPort,
+    ModelReply,
+    Quote,
+    Usage,
+)
+from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.contracts.tool import Tool, ToolContext, ToolResult, tool
 from nexusfs.drivers.store_local import open_store
 from nexusfs.fs.storefs import StoreFS
@@ -112,6 +121,9 @@ class SlowModel:
         await trio.sleep(self.seconds / 2)
         return ModelReply(found, self.usage or Usage(), call.model)
 
+    async def quote(self, call: ModelCall) -> Quote:
+        return Quote(call.model, 0)
+
     def available(self) -> list[dict[str, Any]]:
         return []
 
@@ -170,7 +182,7 @@ class Workshop:
 
 
 class BareDispatcher:
-    """The two system calls of a turn over a tool table alone, without files."""
+    """The system calls of a turn over a tool table alone, without files."""
 
     def __init__(self, *tools: Tool) -> None:
         nothing = HostFiles(Path("/nonexistent"))
@@ -180,6 +192,17 @@ class BareDispatcher:
 
     async def sys_tools(self, cred: Credentials) -> list[Tool]:
         return [self.table.get(cred, name) for name in self.table.names(cred)]
+
+    async def sys_permit(
+        self,
+        cred: Credentials,
+        name: str,
+        arguments: dict[str, Any],
+        call_id: str,
+        *,
+        wait: bool = True,
+    ) -> dict[str, Any]:
+        return await self.table.permit(cred, name, arguments, call_id, wait=wait)
 
     async def sys_dispatch(
         self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None
@@ -221,7 +244,7 @@ class MemoryJournal:
 
     def cut_after(self, lines: int) -> "MemoryJournal":
         """What kill -9 leaves after the first `lines` of all lines, of one process only."""
-        (pid,) = self.lines
+        (pid,) = self.lines.keys() - {KERNEL_PID}
         left = MemoryJournal()
         left.lines[pid] = self.lines[pid][:lines]
         left._last_pid = self._last_pid

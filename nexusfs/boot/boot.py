@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from nexusfs.boot.kernel import Backing, Kernel
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import NotPermittedError, UnavailableError
+from nexusfs.contracts.tool import LABELS
 from nexusfs.drivers.audit_local import LocalAuditLog
 from nexusfs.drivers.store_local import open_store
 from nexusfs.fs.storefs import StoreFS
@@ -32,6 +33,7 @@ from nexusfs.services.hook_programs import HookPrograms
 from nexusfs.services.llm.client import WorkerClient, WorkerSetup
 from nexusfs.services.llm.router import ModelRouter
 from nexusfs.services.llm.settings import check_settings
+from nexusfs.services.policy import Policy
 from nexusfs.services.sandbox.service import Sandboxes
 from nexusfs.services.tools import BUILTIN
 
@@ -156,8 +158,10 @@ class _Services:
         hooks.register(programs, "hooks.json")
 
     async def _tools(self) -> None:
+        network = self._options.config.sandbox.network
         for tool in BUILTIN:
-            self._kernel.tools.register(tool)
+            goes_out = network and tool.annotations["openWorldHint"]
+            self._kernel.tools.register(replace(tool, labels=LABELS) if goes_out else tool)
         for name in self._options.config.tool_modules:
             for tool in importlib.import_module(name).TOOLS:
                 self._kernel.tools.register(tool)
@@ -194,6 +198,7 @@ class _Services:
         if self._router is None:
             raise UnavailableError("models are not running, and agents need them")
         processes, calls = self._kernel.processes, self._kernel.syscalls
+        calls.approvals.policy = Policy(calls, self._kernel.backing.uid)
         journal, limiter = self._kernel.backing.journal, trio.CapacityLimiter(1)
         sync = partial(trio.to_thread.run_sync, journal.sync, limiter=limiter)
         processes.host.on_disk = Rounds(sync).reached

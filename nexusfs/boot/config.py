@@ -38,6 +38,26 @@ class ToolLimits(BaseModel):
     list_entries: int = Field(100, ge=1)
 
 
+class LimitDefaults(BaseModel):
+    """What agents may cost that say nothing of it themselves; none: anything."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cost_usd_per_agent: float | None = Field(5.0, ge=0)
+    cost_usd_per_user_day: float | None = Field(20.0, ge=0)
+    unknown_price: Literal["refuse", "allow"] = "refuse"
+
+
+class RightsDefaults(BaseModel):
+    """What binds agents beside their own rights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    all_three_labels: Literal["deny", "ask", "allow"] = Field(
+        "ask", description="calls with an external effect, of agents that hold all three labels"
+    )
+
+
 class Config(BaseSettings):
     """The effective configuration. Unknown keys are errors."""
 
@@ -71,6 +91,8 @@ class Config(BaseSettings):
         Field((), description="services that are not started")
     )
     tools: ToolLimits = Field(default_factory=lambda: ToolLimits.model_validate({}))
+    limits: LimitDefaults = Field(default_factory=lambda: LimitDefaults.model_validate({}))
+    rights: RightsDefaults = Field(default_factory=lambda: RightsDefaults.model_validate({}))
     sandbox: SandboxSettings = Field(default_factory=lambda: SandboxSettings.model_validate({}))
 
     @field_validator("keys", mode="before")

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import KernelError, NotDirectoryError, NotFoundError, UnavailableError
 from nexusfs.contracts.hooks import Identity
 from nexusfs.contracts.node import Node
+from nexusfs.contracts.rights import Grant
 from nexusfs.contracts.sandbox import Programs
 from nexusfs.contracts.store import CallLog, Journal
 from nexusfs.contracts.tool import AgentCalls, ToolContext
@@ -28,9 +29,9 @@ from nexusfs.kernel.agentfile import load_installed
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.proc.process import Process
-from nexusfs.kernel.proc.rights import may_use
 from nexusfs.kernel.proc.spawning import ProcSettings
 from nexusfs.kernel.proc.table import ProcessTable
+from nexusfs.kernel.realpath import with_real_paths
 from nexusfs.kernel.syscalls import Syscalls
 from nexusfs.kernel.tools import ToolTable
 from nexusfs.kernel.vfs.files import Vfs
@@ -95,8 +96,11 @@ class Kernel:
         )
         self._set_slots()
         self.syscalls = Syscalls(Vfs(table, self.watch), self.processes, self.tools)
+        self.syscalls.approvals.all_three = self.config.rights.all_three_labels
         self.processes.load_agent = partial(load_installed, self.syscalls)
         self.processes.check_cwd = self._check_cwd
+        self.processes.settle_paths = partial(with_real_paths, self.syscalls)
+        self.syscalls.vfs.walker.guard.lists_of = self._lists_of
         uid = self.backing.uid
         dispatch = DispatchFs(self.syscalls, self, self.backing.call_log, uid)
         table.mount(b"proc", ProcFs(self.syscalls, self, uid, dispatch.agent_dir).root)
@@ -133,7 +137,8 @@ class Kernel:
     def reload(self, config: Config) -> None:
         """Takes a new configuration into use (SIGHUP)."""
         self.config = config
-        self.processes.settings = self._proc_settings()
+        self.processes.configure(self._proc_settings())
+        self.syscalls.approvals.all_three = config.rights.all_three_labels
         self._set_slots()
         for listener in self.on_reload:
             listener(config)
@@ -155,7 +160,15 @@ class Kernel:
     def _proc_settings(self) -> ProcSettings:
         config = self.config
         seconds = math.inf if config.retain_seconds is None else config.retain_seconds
-        return ProcSettings(config.default_model, seconds, config.retain_count)
+        limits = config.limits
+        return ProcSettings(
+            config.default_model,
+            math.inf if limits.cost_usd_per_agent is None else limits.cost_usd_per_agent,
+            limits.unknown_price == "allow",
+            seconds,
+            config.retain_count,
+            math.inf if limits.cost_usd_per_user_day is None else limits.cost_usd_per_user_day,
+        )
 
     def _set_slots(self) -> None:
         slots = self.processes.host.slots
@@ -183,10 +196,14 @@ class Kernel:
     ) -> Programs | None:
         if self.sandboxes is None:
             return None
-        asker = Asker(cred, files, "", call_id, _shown_to_nobody, trio.sleep_forever)
+        asker = Asker(cred, files, "", call_id, _shown_to_nobody, _never)
         if process is not None:
             asker = replace(
-                asker, name=process.agent_id, show=process.show, ended=process.has_ended
+                asker,
+                name=process.agent_id,
+                show=process.show,
+                over=partial(process.programs_are_over, process.rights.grants()),
+                grants=process.rights.paths(),
             )
         return self.sandboxes.programs_of(asker)
 
@@ -216,7 +233,12 @@ class Kernel:
         if not cred.agent_pid:
             return True
         process = self.processes.find(cred.agent_pid)
-        return process is not None and may_use(process.rights, tool)
+        return process is not None and process.rights.may_use(tool)
+
+    def _lists_of(self, pid: int) -> Sequence[Sequence[Grant]]:
+        """What binds the file calls of an agent; nothing may be seen by one that is gone."""
+        process = self.processes.find(pid)
+        return ((),) if process is None else process.rights.grants()
 
     def _sys_files(self) -> dict[str, Callable[[], bytes]]:
         return {
@@ -231,6 +253,12 @@ class Kernel:
     def _sessions(self) -> bytes:
         flat = {name: value() for name, value in self.gauges.items()}
         return "".join(f"{name} {value:g}\n" for name, value in flat.items()).encode()
+
+
+async def _never() -> str:
+    """Programs of people end when they end."""
+    await trio.sleep_forever()
+    return ""
 
 
 def _shown_to_nobody(kind: str, **fields: Any) -> None:

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nexusfs.contracts.errors import InvalidError, UnavailableError
+from nexusfs.contracts.limits import Limits
 from nexusfs.contracts.model import Message
+from nexusfs.contracts.rights import Delegation, Grant, PermissionMode, Rules, names_of
 from nexusfs.contracts.words import nearest
 
 DEFAULT_MAX_TURNS = 20
@@ -21,7 +23,7 @@ DEFAULT_CONTEXT_TOKENS = 128_000
 """Source: the reference runtime's max_context_tokens."""
 
 LATER_FIELDS = frozenset({
-    "delegate", "paths", "limits", "mcp_servers", "mcpServers", "permission_mode",
+    "mcp_servers", "mcpServers",
 })  # fmt: skip
 """Fields of the contract that this version does not enforce: refused, never silently accepted."""
 
@@ -80,6 +82,19 @@ class AgentSpec(BaseModel):
     disallowed_tools: tuple[str, ...] = Field(
         (), validation_alias=AliasChoices("disallowed_tools", "disallowedTools")
     )
+    paths: tuple[Grant, ...] | None = Field(
+        None, max_length=100, description="what it may read and write; absent = inherit"
+    )
+    delegate: Delegation | None = Field(
+        None, description="what it may hand on; absent = what it may use"
+    )
+    permission_mode: PermissionMode | None = Field(
+        None, description="what calls come to that no rule matches, but for those that only read"
+    )
+    rules: Rules | None = Field(
+        None, description="patterns of calls: deny, ask, allow; first match"
+    )
+    limits: Limits | None = Field(None, description="ceilings of it and of all below it")
     max_turns: int = Field(
         DEFAULT_MAX_TURNS, ge=1, le=10_000, validation_alias=AliasChoices("max_turns", "maxTurns")
     )
@@ -116,12 +131,12 @@ class AgentSpec(BaseModel):
     @field_validator("tools", "disallowed_tools", "fallback_models", mode="before")
     @classmethod
     def _comma_string(cls, value: object) -> object:
-        """`Read, Grep` and ["Read", "Grep"] are the same list."""
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        if not isinstance(value, list | tuple | None):
-            raise ValueError("write a list of names, or one text with commas")
-        return value if value is None else tuple(value)
+        return names_of(value)
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("tools", "disallowed_tools", mode="after")
     @classmethod

@@ -71,6 +71,35 @@ class ModelCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """What a call would cost, before it is made.
+
+    Attributes:
+        model: the dearest of those that may answer.
+        input_tokens: of the prompt, as the provider's tokens are counted here.
+        input_usd, output_usd: price of one token; None when it is unknown.
+        max_output_tokens: what the model answers at most, where that is known.
+    """
+
+    model: str
+    input_tokens: int
+    input_usd: float | None = 0.0
+    output_usd: float | None = 0.0
+    max_output_tokens: int | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """True when both prices are known."""
+        return self.input_usd is not None and self.output_usd is not None
+
+    def cost_usd(self, prompt_tokens: int, answer_tokens: int) -> float | None:
+        """US dollars of so many tokens; None when a price is unknown."""
+        if self.input_usd is None or self.output_usd is None:
+            return None
+        return prompt_tokens * self.input_usd + answer_tokens * self.output_usd
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReply:
     """What came back.
 
@@ -115,6 +144,13 @@ class ModelPort(Protocol):
         """
         ...
 
+    async def quote(self, call: ModelCall) -> Quote:
+        """Counts the prompt and names the price, of the dearest model that may answer.
+
+        ModelError EREMOTEIO, UnavailableError EOPNOTSUPP. Suspends for milliseconds.
+        """
+        ...
+
     def available(self) -> list[dict[str, Any]]:
         """What can be used now, for sys/models: [{"model", "provider", "ready": bool, "why"}]."""
         ...
@@ -139,6 +175,10 @@ class ScriptedModel:
             observer.text(text)
         usage = Usage(sum(len(str(m)) for m in call.messages) // 4, len(str(message)) // 4)
         return ModelReply({"role": "assistant", **message}, usage, call.model, "stop")
+
+    async def quote(self, call: ModelCall) -> Quote:
+        """Characters / 4, for nothing."""
+        return Quote(call.model, sum(len(str(m)) for m in call.messages) // 4)
 
     def available(self) -> list[dict[str, Any]]:
         """Always ready."""

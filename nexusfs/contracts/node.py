@@ -136,6 +136,7 @@ class File:
         direct_io: reads and writes bypass Linux's page cache.
         keep_cache: pages cached at an earlier open stay valid.
         seekable: False for blocking streams.
+        within: the directory in which an agent found it, where its rights are checked again.
         may_wait: a read or write may suspend for long, and must be interruptible.
     """
 
@@ -143,6 +144,7 @@ class File:
     direct_io = False
     keep_cache = True
     seekable = True
+    within: "Node | None" = None
 
     def __init__(self, node: "Node", cred: Credentials, flags: int) -> None:
         """An open description of `node` for `cred`."""
@@ -213,6 +215,10 @@ class Node:
             raise
         except NotFoundError:
             return None
+
+    async def above(self) -> "Node | None":
+        """The directory that a directory is in; None for the root and for anything else."""
+        return None
 
     async def entries(self, cred: Credentials) -> list[DirEntry]:
         """All names but . and .., in a stable order."""

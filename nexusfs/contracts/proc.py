@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.model import Message
+from nexusfs.contracts.model import Message, Quote, Usage
 
 if TYPE_CHECKING:
     from nexusfs.contracts.agent import AgentSpec
@@ -98,6 +98,25 @@ class TurnScope(Protocol):
     def __exit__(self, *exc: object) -> bool | None: ...
 
 
+class Held(Protocol):
+    """A reservation within limits, given back at the end of the block or by `release`."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """How long the answer of a model call may be."""
+        ...
+
+    def excess(self, used: Usage) -> dict[str, float]:
+        """What a model call used over it, of the limits that have a ceiling."""
+        ...
+
+    def release(self) -> None:
+        """Gives it back; may be called twice."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
 class ProgramProcess(Protocol):
     """What a running program sees of its own process."""
 
@@ -113,6 +132,8 @@ class ProgramProcess(Protocol):
     """True after the last turn was dropped or failed, until the next message."""
     closing: bool
     """True when the model was told that this turn is its last, until the next message."""
+    limit: str
+    """The limit that made it so, as a sentence; empty when it was max_turns."""
     asked_again: int
     """How often the model was asked for an answer of the right shape since the last input."""
     kept_from: int
@@ -170,6 +191,30 @@ class ProgramProcess(Protocol):
 
     async def on_disk(self) -> None:
         """Returns when everything recorded so far is on disk."""
+
+    def limit_reached(self) -> str | None:
+        """The limit of it, or above it, that is spent, as a sentence; None while there is room."""
+        ...
+
+    @property
+    def is_metered(self) -> bool:
+        """True when tokens or cost have a ceiling, so that calls must be counted beforehand."""
+        ...
+
+    def hold_turn(self) -> Held:
+        """Reserves a turn that may lead to another one. QuotaError EDQUOT."""
+        ...
+
+    def hold_call(self, quote: Quote, asked_tokens: int, *, closing: bool) -> Held:
+        """Reserves a model call. QuotaError EDQUOT; NotPermittedError EPERM, not its model."""
+        ...
+
+    def asks(self, call_id: str) -> bool:
+        """True while a person has not answered whether a call may run."""
+        ...
+
+    def check_tool(self) -> None:
+        """QuotaError EDQUOT when no tool call is admitted any more."""
 
     def model_slot(self) -> AbstractAsyncContextManager[None]:
         """A model slot for the block; suspends, with wchan `slot`, until there is one."""

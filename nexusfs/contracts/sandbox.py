@@ -6,16 +6,6 @@ from typing import Literal, Protocol
 SandboxKind = Literal["bwrap", "landlock", "none", "off"]
 """What holds a program: bubblewrap; Landlock; nothing but limits; `off`: none is run."""
 
-Access = Literal["r", "rw"]
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A path of the mount tree, with all below it, and what a program may do there."""
-
-    path: str
-    access: Access
-
 
 @dataclass(frozen=True, slots=True)
 class Command:

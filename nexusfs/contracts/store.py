@@ -162,6 +162,10 @@ class MetaStore(Protocol):
         """The inode of one name of a directory, 0 when there is none."""
         ...
 
+    def above(self, ino: int) -> int:
+        """The directory that a directory is in; 0 for the root and for anything else."""
+        ...
+
     def readdir(self, ino: int) -> list[DirEntry]:
         """All entries but . and .., by name."""
         ...

@@ -4,7 +4,7 @@ import functools
 import inspect
 import json
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_type_hints
 
@@ -20,6 +20,12 @@ DEFAULT_TIMEOUT_S = 30.0
 """Source: the reference runtime's tool_timeout."""
 TOOL_LIMITS = {"read_chars": 50_000, "grep_hits": 50, "grep_chars": 200, "list_entries": 100}
 """What the configuration's [tools] leaves unsaid. Source: docs/tree.md, /dispatch."""
+UNTRUSTED_INPUT, PRIVATE_DATA, EXTERNAL_EFFECT = (
+    "untrusted_input", "private_data", "external_effect",
+)  # fmt: skip
+LABELS = frozenset({UNTRUSTED_INPUT, PRIVATE_DATA, EXTERNAL_EFFECT})
+"""What a tool brings in, sees, or sends out. With all three, a sentence in a web page is enough to
+send away what is private."""
 CONTROL_TREES = ("/proc", "/dispatch", "/sys")
 """Where reading may block and writing is a request."""
 
@@ -223,6 +229,7 @@ class Tool:
         annotations: MCP's hints: readOnlyHint, destructiveHint, idempotentHint, openWorldHint.
         run: called with the context and the arguments as keywords.
         timeout_s: the longest a call may take.
+        labels: some of LABELS.
         function: the tool as a model provider wants it; `function_bytes` is its size as JSON.
     """
 
@@ -233,6 +240,7 @@ class Tool:
     output_schema: dict[str, Any] | None = None
     annotations: dict[str, bool] = field(default_factory=dict)
     timeout_s: float = DEFAULT_TIMEOUT_S
+    labels: frozenset[str] = frozenset()
     function: dict[str, Any] = field(init=False)
     function_bytes: int = field(init=False)
 
@@ -273,10 +281,11 @@ class Tool:
             "inputSchema": self.input_schema,
             "outputSchema": self.output_schema,
             "annotations": self.annotations,
+            "labels": sorted(self.labels),
         }
 
 
-def tool(
+def tool(  # noqa: PLR0913  each is a fact of its own
     *,
     name: str | None = None,
     read_only: bool = False,
@@ -284,6 +293,7 @@ def tool(
     idempotent: bool = False,
     open_world: bool = False,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    labels: Collection[str] = (),
 ) -> Callable[[Callable[..., Awaitable[str | bytes]]], Tool]:
     """Makes a Tool of an async function `f(ctx, arg: type = default, …)`.
 
@@ -305,6 +315,7 @@ def tool(
                 "openWorldHint": open_world,
             },
             timeout_s=timeout_s,
+            labels=frozenset(labels),
         )
 
     return make

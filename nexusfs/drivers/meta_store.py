@@ -24,7 +24,7 @@ from nexusfs.contracts.errors import (
     TooBigError,
 )
 from nexusfs.contracts.node import Change, DirEntry, NewNode, Stat, StatFs
-from nexusfs.contracts.store import SIZE_MAX, BlobRef, Extent
+from nexusfs.contracts.store import ROOT_INO, SIZE_MAX, BlobRef, Extent
 from nexusfs.drivers.meta_attr import Attr
 from nexusfs.drivers.meta_changes import (
     Cut,
@@ -79,6 +79,10 @@ class TreeMeta:
         if self._state.crowded:
             self._state.trim()
         return self._state.find(parent, name)
+
+    def above(self, ino: int) -> int:
+        """The directory that a directory is in; 0 for the root and for anything else."""
+        return self._state.attr(ino).parent if ino != ROOT_INO else 0
 
     def readdir(self, ino: int) -> list[DirEntry]:
         """All entries but . and .., by name."""

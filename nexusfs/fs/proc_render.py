@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from nexusfs.contracts.limits import LIMITS, shown
 from nexusfs.contracts.model import Usage
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.contracts.sandbox import SandboxKind
@@ -67,12 +68,12 @@ def status_json(process: Process, sandbox: SandboxKind = "off") -> bytes:
         "metadata": process.spec.metadata,
         "warnings": list(process.warnings),
     }
-    return _json(body)
+    return as_json(body)
 
 
 def spec(process: Process) -> bytes:
     """The effective spec as it can be spawned again."""
-    return _json(process.spec.to_dict())
+    return as_json(process.spec.to_dict())
 
 
 def exit_line(process: Process) -> bytes | None:
@@ -104,9 +105,11 @@ def wchan(process: Process) -> bytes:
 
 
 def usage(process: Process) -> bytes:
-    """Flat-keyed counters."""
+    """Flat-keyed counters: its own, those of it and all below it, and what is left of limits."""
     counts, used = process.counts, process.counts.usage
     ended_ns = ns_of(process.ended_at) if process.ended_at else now_ns()
+    below, account = process.account.used, process.account
+    seconds = f"{max(ended_ns - process.started_ns, 0) / 1e9:.3f}"
     flat = {
         "turns": process.turns,
         "model_calls": counts.model_calls,
@@ -114,9 +117,25 @@ def usage(process: Process) -> bytes:
         "input_tokens": used.input_tokens,
         "output_tokens": used.output_tokens,
         "cost_usd": _cost(used),
-        "wall_seconds": f"{max(ended_ns - process.started_ns, 0) / 1e9:.3f}",
+        "wall_seconds": seconds,
+        "subtree.turns": below.turns,
+        "subtree.model_calls": below.model_calls,
+        "subtree.tool_calls": below.tool_calls,
+        "subtree.input_tokens": below.input_tokens,
+        "subtree.output_tokens": below.output_tokens,
+        "subtree.cost_usd": "unknown" if below.unpriced else f"{below.cost_usd:.6f}",
+        "subtree.wall_seconds": seconds,
     }
+    for name in LIMITS:
+        left = account.left(name)
+        if left is not None:
+            flat[f"remaining.{name}"] = shown(left)
     return "".join(f"{key} {value}\n" for key, value in flat.items()).encode()
+
+
+def limit(name: str, process: Process) -> bytes:
+    """The ceiling that holds, its own or one above it: one value, or `max`."""
+    return shown(process.account.ceiling(name)).encode() + b"\n"
 
 
 def pids(numbers: Iterable[int]) -> bytes:
@@ -139,5 +158,6 @@ def _lines(pairs: dict[str, Any]) -> bytes:
     return "".join(f"{key}:\t{value}\n" for key, value in pairs.items()).encode("utf-8", "replace")
 
 
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """A value as people read JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"

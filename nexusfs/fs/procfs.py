@@ -5,15 +5,17 @@ A file of proc/<pid>/ is one row of the table that `_agent_table` fills.
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from nexusfs.contracts.agent import parse_spec, spec_schema
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import BusyError, InvalidError, NotFoundError, StaleError
+from nexusfs.contracts.limits import LIMITS, MAX, WHOLE
 from nexusfs.contracts.node import DirEntry, Node, Stat
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.fs import proc_render as render
+from nexusfs.fs.approvalfs import ApprovalFs
 from nexusfs.fs.taskfs import SteadyDir, TaskFs
 from nexusfs.kernel.agentfile import agent_from_markdown
 from nexusfs.kernel.clock import now_ns
@@ -33,6 +35,8 @@ from nexusfs.kernel.vfs.kernfs import (
 )
 
 PROC_INO = 1 << 56
+LIMITS_ROW = 128
+"""Inode numbers of the files of `limits` begin after those of the rows of an agent's directory."""
 PRIVATE, PUBLIC = 0o400, 0o444
 VERBS = (
     "term", "kill", "int", "stop", "cont", "checkpoint", "steer", "nice", "reap", "cancel-all",
@@ -59,6 +63,8 @@ class ProcFs:
             "cancel-all": self._cancel_all,
         }
         self._tasks = TaskFs(calls, background, self._born)
+        self._limits = self._limit_table()
+        self._approvals = ApprovalFs(calls, background)
         self._agents = self._agent_table()
         self._kernel = self._kernel_table()
         self.root: Node = SteadyDir(
@@ -119,6 +125,10 @@ class ProcFs:
         )  # fmt: skip
         control(table, "ctl", 0o600, ctl)
         self._tasks.add_to(table, everybody=True)
+        table.sub(
+            "approvals",
+            lambda _, ino: self._approvals.all_dir(self._born, ino),
+        )
         return table
 
     async def _kernel_ctl(self, _: Any, cred: Credentials, request: Request) -> bytes:
@@ -152,7 +162,30 @@ class ProcFs:
         table.link("checkpoints", _checkpoints_link, 0o500)
         table.sub("dispatch", self._dispatch_dir, 0o500)
         self._tasks.add_to(table, everybody=False)
+        table.sub("limits", self._limits_dir, 0o500)
+        table.sub("approvals", self._approvals.agent_dir, 0o500)
         return table
+
+    def _limits_dir(self, process: Process, ino: int) -> Node:
+        return DirNode(self._limits, process, (ino & ~0xFF) | LIMITS_ROW, 0o500)
+
+    def _limit_table(self) -> Table:
+        table = Table(_owner_of, self._background)
+        for name in LIMITS:
+            control(table, name, 0o600, Control(
+                frozenset({"line"}),
+                partial(self._set_limit, name),
+                partial(render.limit, name),
+                partial(_limit_path, name),
+            ))  # fmt: skip
+        return table
+
+    async def _set_limit(
+        self, name: str, process: Process, cred: Credentials, request: Request
+    ) -> bytes:
+        value = _limit_of(name, text_of(request.data).strip())
+        await self._calls.sys_proc_limit(cred, process.pid, name, value)
+        return render.limit(name, process)
 
     def _add_controls(self, table: Table) -> None:
         ctl = Control(
@@ -167,6 +200,17 @@ class ProcFs:
             lambda p, cred: self._calls.processes.check_listens(cred, p.pid),
         )
         control(table, "stdin", 0o600, stdin)
+        grants = Control(
+            frozenset({"object"}), self._restrict, self._grants, lambda p: f"/proc/{p.pid}/grants"
+        )
+        control(table, "grants", 0o600, grants)
+
+    def _grants(self, process: Process) -> bytes:
+        return render.as_json(process.rights.shown(self._calls.tools.all_names()))
+
+    async def _restrict(self, process: Process, cred: Credentials, request: Request) -> bytes:
+        await self._calls.sys_proc_restrict(cred, process.pid, request.value)
+        return self._grants(process)
 
     async def _stdin(self, process: Process, cred: Credentials, request: Request) -> bytes:
         text = text_of(request.data).removesuffix("\n")
@@ -304,6 +348,21 @@ async def _spec_of(request: Request) -> Any:
             f"an agent in /bin, without .md, and its task (given {name[:60]!r})"
         )
     return parse_spec({"agent": name, **({"task": task.strip()} if task.strip() else {})})
+
+
+def _limit_path(name: str, process: Process) -> str:
+    return f"/proc/{process.pid}/limits/{name}"
+
+
+def _limit_of(name: str, word: str) -> float | None:
+    """A ceiling as it is written: one value, or `max`."""
+    if word == MAX:
+        return None
+    pattern = r"\d{1,15}" if name in WHOLE else r"\d{1,15}(\.\d{1,9})?"
+    if not re.fullmatch(pattern, word):
+        what = "a whole number" if name in WHOLE else "a number"
+        raise InvalidError(f"{name} takes {what}, or max (given {word[:60]!r})")
+    return int(word) if name in WHOLE else float(word)
 
 
 def _exe(process: Process) -> bytes | None:

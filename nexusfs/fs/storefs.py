@@ -152,6 +152,11 @@ class StoreNode(Node):
         ino = self.meta.find(self.ino, name)
         return self.fs.node(ino) if ino else None
 
+    async def above(self) -> "StoreNode | None":
+        """The directory that a directory is in; of one that was removed, none."""
+        ino = 0 if self.gone else self.meta.above(self.ino)
+        return self.fs.node(ino) if ino else None
+
     async def entries(self, cred: Credentials) -> list[DirEntry]:
         """All names but . and .., by name."""
         return self.meta.readdir(self.ino) if self.gone is None else []

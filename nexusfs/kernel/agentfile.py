@@ -44,13 +44,16 @@ def _with_body(raw: dict[str, Any], body: str) -> dict[str, Any]:
 
 
 async def load_installed(calls: Syscalls, cred: Credentials, name: str) -> AgentSpec:
-    """The spec of /bin/`name`.md, read with the caller's rights.
+    """The spec of /bin/`name`.md, read with the rights of the caller's user.
+
+    An agent's paths do not matter: what it may start is said by what it may hand on.
 
     Raises:
         NotFoundError: ENOENT, not installed. AccessError: EACCES, not executable or not readable.
         NotSpecError: ENOEXEC, the file is no agent.
     """
     path = f"/bin/{name}.md"
+    cred = cred.through("kernel")
     try:
         executable = await calls.sys_access(cred, path, os.X_OK)
     except NotFoundError:

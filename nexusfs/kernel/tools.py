@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from errno import EACCES
+from typing import Any, Protocol
 
 import trio
 
@@ -17,7 +18,7 @@ from nexusfs.contracts.errors import (
     TimeoutExpiredError,
     UnknownToolError,
 )
-from nexusfs.contracts.hooks import DispatchContext, Identity
+from nexusfs.contracts.hooks import DispatchContext, Identity, RefusalContext
 from nexusfs.contracts.tool import Tool, ToolContext, ToolResult, new_call_id
 from nexusfs.contracts.words import nearest
 from nexusfs.kernel.arguments import validate_arguments_async
@@ -29,11 +30,24 @@ _REFUSALS = (CapacityError, DisconnectedError, NoSandboxError, TimeoutExpiredErr
 """What the caller gets as it is, with its errno, for the tool did not fail by itself."""
 
 
+class Decide(Protocol):
+    """See `Approvals.decide`."""
+
+    async def __call__(
+        self, cred: Credentials, tool: Tool, arguments: dict[str, Any], call_id: str,
+        *, wait: bool = True,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The arguments with which a call may run. AccessError EACCES."""
+        ...
+
+
 class ToolTable:
     """All registered tools, by name.
 
     `context_of` makes the context of a call from the caller's credentials and the call id;
     `allowed` says whether the caller may use a tool: what he may not use does not exist for him.
+    `admit` is asked before a call (caller, name, call id) and may refuse it: QuotaError EDQUOT.
+    `decide` gives the arguments that a call may run with, or refuses it: AccessError EACCES.
     `identity` says who a caller is, for the hooks.
     """
 
@@ -50,6 +64,8 @@ class ToolTable:
         self._identity = identity or _nobody
         self._context_of = context_of
         self._allowed = allowed
+        self.decide: Decide = _as_given
+        self.admit: Callable[[Credentials, str, str], None] = lambda *_: None
         self.running = 0
 
     def register(self, tool: Tool) -> None:
@@ -69,11 +85,22 @@ class ToolTable:
     def get(self, cred: Credentials, name: str) -> Tool:
         """The tool. UnknownToolError ENOENT, naming the nearest, also for one that is denied."""
         tool = self._tools.get(name)
-        if tool is None or not self._allowed(cred, name):
+        if tool is not None and not self._allowed(cred, name):
+            self._tell_denied(cred, name)
+            tool = None
+        if tool is None:
             near = nearest(name, self.names(cred))
             hint = f"did you mean {near!r}?" if near else "ls dispatch lists what there is"
             raise UnknownToolError(f"no tool {name!r}: {hint}")
         return tool
+
+    def _tell_denied(self, cred: Credentials, name: str) -> None:
+        """Tells hooks that somebody asked for a tool which is there, but not for him."""
+        if self._hooks.on("refused"):
+            who = self._identity(cred)
+            self._hooks.now(
+                "refused", RefusalContext(*who, "dispatch", name, EACCES, f"denied: {name}")
+            )
 
     async def dispatch(
         self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str | None = None,
@@ -85,6 +112,8 @@ class ToolTable:
             UnknownToolError: ENOENT.
             InvalidError: EINVAL, the arguments do not fit the schema.
             TimeoutExpiredError: ETIMEDOUT, over the tool's timeout; the call was cancelled.
+            AccessError: EACCES, denied by a rule, or by a person who was asked.
+            QuotaError: EDQUOT, a limit of the calling agent, or above it, is reached.
             NoSandboxError, CapacityError: EOPNOTSUPP, EAGAIN, a program of it may not run now.
 
         A tool that fails gives a result with `error` set, whatever it raised. Suspends for as
@@ -94,6 +123,8 @@ class ToolTable:
         await validate_arguments_async(tool.input_schema, arguments, size_bytes)
         await trio.lowlevel.checkpoint_if_cancelled()  # the thread that validated did not notice
         context = self._context_of(cred, call_id or new_call_id())
+        self.admit(cred, name, context.call_id)
+        arguments = await self.decide(cred, tool, arguments, context.call_id)
         told = self._told(cred, name, context.call_id, arguments)
         if told is not None:
             await self._hooks.before("pre_dispatch", told)
@@ -113,6 +144,20 @@ class ToolTable:
             raise failure
         warnings = tuple(told.warnings) if told is not None else ()
         return ToolResult(context.call_id, name, output, error, duration_ms, warnings)
+
+    async def permit(
+        self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str, *, wait: bool
+    ) -> dict[str, Any]:
+        """The arguments that a call may run with, decided before it is journaled as begun.
+
+        Without `wait` a person is asked where one must be, and nobody waits for the answer.
+        UnknownToolError, InvalidError, AccessError as `dispatch`.
+        """
+        return await self.decide(cred, self.get(cred, name), arguments, call_id, wait=wait)
+
+    def all_tools(self) -> list[Tool]:
+        """Every registered tool."""
+        return list(self._tools.values())
 
     def _told(
         self, cred: Credentials, name: str, call_id: str, arguments: dict[str, Any]
@@ -145,6 +190,13 @@ class ToolTable:
             return "", f"internal error: {type(exc).__name__}"
         finally:
             self.running -= 1
+
+
+async def _as_given(
+    cred: Credentials, tool: Tool, arguments: dict[str, Any], call_id: str, *, wait: bool = True
+) -> dict[str, Any]:
+    """Without rules every call runs."""
+    return arguments
 
 
 def _nobody(cred: Credentials) -> Identity:

@@ -4,12 +4,8 @@
 
 A program gets the context as one JSON object on its standard input. It refuses a `pre_` point by a
 status other than 0, which is the errno (1 is EPERM, 13 EACCES); the last line that it wrote to
-standard error is the sentence. It runs as the user of the daemon, so the file must be root's or
-that user's and writable by nobody else; otherwise, or when it cannot be understood, nothing that it
-could refuse is let through: a policy that is not read is not a policy that allows.
-
-Concurrency: the file is read again when the tree says that it may have changed; calls that overlap
-a change run the old hooks or the new ones, whole.
+standard error is the sentence. It runs as the user of the daemon, so it and the file must be root's
+or that user's, and writable by nobody else: see `TrustedFile`.
 """
 
 import json
@@ -22,26 +18,16 @@ from functools import partial
 from typing import Any, Literal
 
 import trio
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from nexusfs.contracts.cred import KERNEL_CRED
-from nexusfs.contracts.errors import (
-    AccessError,
-    KernelError,
-    NotFoundError,
-    TimeoutExpiredError,
-    error_of,
-)
+from nexusfs.contracts.errors import AccessError, KernelError, TimeoutExpiredError, error_of
 from nexusfs.contracts.hooks import HookContext
-from nexusfs.contracts.node import Changed
-from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.syscalls import Syscalls
+from nexusfs.services.trusted_file import TrustedFile
 
 log = logging.getLogger(__name__)
 
 PATH = "/etc/hooks.json"
-_NAMES = (b"etc", b"hooks.json")
-SIZE_MAX_BYTES = 1 << 20
 
 
 class Program(BaseModel):
@@ -68,14 +54,9 @@ class HookPrograms:
         `start` runs an async function beside the kernel, for points inside something atomic.
         """
         self._start = start
-        self._files = BoundSyscalls(calls, KERNEL_CRED)
         self._uid = uid
         self._environment = dict(environment)
-        self._programs: tuple[Program, ...] = ()
-        self._fault: KernelError | None = None
-        self._stale = True
-        self._ino = 0
-        calls.vfs.watch.listen(self._changed)
+        self._file: TrustedFile[tuple[Program, ...]] = TrustedFile(calls, uid, PATH, _parse, ())
 
     async def pre_spawn(self, context: HookContext) -> None:
         """May refuse a spawn."""
@@ -103,7 +84,7 @@ class HookPrograms:
 
     def _beside(self, point: str, context: HookContext) -> None:
         """Starts the programs of a point, if there may be any."""
-        if self._stale or any(program.on == point for program in self._programs):
+        if self._file.stale or any(program.on == point for program in self._file.known):
             self._start(partial(self._told, point, context))
 
     async def _told(self, point: str, context: HookContext) -> None:
@@ -112,50 +93,13 @@ class HookPrograms:
         except KernelError as exc:
             log.warning("%s: %s", point, exc)
 
-    def _changed(self, changed: Changed) -> None:
-        if changed.name in _NAMES or (changed.name is None and changed.node.ino == self._ino):
-            self._stale = True
-
     async def _all(self, point: str, context: HookContext) -> None:
-        if self._stale:
-            await self._read()
-        if self._fault is not None and point.startswith("pre_"):
-            raise self._fault
-        for program in self._programs:
+        programs = await self._file.read()
+        if self._file.fault is not None and point.startswith("pre_"):
+            raise self._file.fault
+        for program in programs:
             if program.on == point:
                 await self._run(program, context)
-
-    async def _read(self) -> None:
-        """Reads the file anew; absent, it is empty."""
-        self._stale, self._programs, self._fault = False, (), None
-        try:
-            self._programs = await self._parsed()
-        except NotFoundError:
-            return
-        except KernelError as exc:
-            self._fault = exc
-            log.error("%s", exc)
-
-    async def _parsed(self) -> tuple[Program, ...]:
-        """NotFoundError ENOENT, AccessError EACCES."""
-        st = await self._files.stat(PATH)
-        self._ino = st.ino
-        if not st.is_file or st.uid not in (0, self._uid) or st.mode & 0o022:
-            raise AccessError(
-                f"{PATH} is not used, and nothing it could refuse is allowed: it must be a file of "
-                "root's or the daemon's user, and writable by nobody else (chmod 644)"
-            )
-        try:
-            body = json.loads(await self._files.read_file(PATH, size=SIZE_MAX_BYTES))
-            if not isinstance(body, dict) or set(body) != {"hooks"}:
-                raise ValueError('write {"hooks": [...]}')
-            return tuple(Program.model_validate(row) for row in body["hooks"])
-        except ValidationError as exc:
-            fault = exc.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in fault["loc"])
-            raise AccessError(f"{PATH}: {where}: {fault['msg']}") from None
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise AccessError(f"{PATH}: {exc}") from None
 
     async def _run(self, program: Program, context: HookContext) -> None:
         """One program. AccessError, TimeoutExpiredError ETIMEDOUT, or the errno it ended with."""
@@ -173,6 +117,12 @@ class HookPrograms:
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:500]
             raise error_of(done.returncode, f"hook {name}: {said or f'status {done.returncode}'}")
+
+
+def _parse(body: Any) -> tuple[Program, ...]:
+    if not isinstance(body, dict) or set(body) != {"hooks"}:
+        raise ValueError('write {"hooks": [...]}')
+    return tuple(Program.model_validate(row) for row in body["hooks"])
 
 
 def _plain(context: HookContext) -> dict[str, Any]:

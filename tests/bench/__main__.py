@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import agents, fanout, files, in_process, measures, sandbox
+from tests.bench import agents, fanout, files, in_process, measures, rights, sandbox
 from tests.bench.rivals import bench, filesystem
 from tests.bench.rows import Row
 
@@ -22,6 +22,7 @@ MEASURES = (
     | agents.MEASURES
     | fanout.MEASURES
     | sandbox.MEASURES
+    | rights.MEASURES
 )
 
 

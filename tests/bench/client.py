@@ -63,6 +63,15 @@ def fan_out(target: Any, index: int) -> None:
             read_status(f"{target['path']}/tasks/{task_id}/{name}", index)
 
 
+def request(target: Any, index: int) -> None:
+    """Writes a request and reads its reply on the same handle."""
+    fd = os.open(target["path"], os.O_RDWR)
+    os.write(fd, target["text"].encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.read(fd, READ_BYTES)
+    os.close(fd)
+
+
 def create(target: Any, index: int) -> None:
     """create + write + close of a small file."""
     fd = os.open(f"{target}/f{index}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -82,7 +91,17 @@ def unlink(target: Any, index: int) -> None:
 SMALL = b"x" * 100
 OPERATIONS: dict[str, Callable[[Any, int], None]] = {
     function.__name__: function
-    for function in (read_status, stat, pread, spawn, fan_out, create, read_small, unlink)
+    for function in (
+        read_status,
+        stat,
+        pread,
+        spawn,
+        fan_out,
+        request,
+        create,
+        read_small,
+        unlink,
+    )
 }
 
 

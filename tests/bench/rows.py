@@ -7,6 +7,7 @@ over the rounds of the ratio within a round; the times beside it are medians ove
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tests.bench.rivals import Bench
 
@@ -25,7 +26,7 @@ class Row:
     met: bool | None = None
 
 
-def take(bench: Bench, op: str, targets: dict[str, str], count: int) -> dict[str, list[list[int]]]:
+def take(bench: Bench, op: str, targets: dict[str, Any], count: int) -> dict[str, list[list[int]]]:
     bench.client.run(op, targets, 1, count)
     return bench.client.run(op, targets, ROUNDS, count)
 

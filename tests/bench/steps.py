@@ -14,7 +14,7 @@ import trio
 
 from nexusfs.contracts.agent import AgentLoopConfig, parse_spec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.model import Message, ModelCall, ModelReply, Usage
+from nexusfs.contracts.model import Message, ModelCall, ModelReply, Quote, Usage
 from nexusfs.contracts.tool import ToolContext, tool
 from nexusfs.drivers.journal_sqlite import SqliteJournal
 from nexusfs.drivers.sqlite import Database
@@ -43,6 +43,9 @@ class Instant:
         wanted = {"id": f"call_{self._calls}", "type": "function", "function": function}
         message: Message = {"role": "assistant", "content": "y" * 200, "tool_calls": [wanted]}
         return ModelReply(message, Usage(100, 50, 0.0), call.model)
+
+    async def quote(self, call: ModelCall) -> Quote:
+        return Quote(call.model, 0)
 
     def available(self) -> list[dict[str, Any]]:
         return []

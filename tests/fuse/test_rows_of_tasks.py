@@ -35,6 +35,14 @@ SCRIPT = {
                 {"content": "delivered"},
             ],
         },
+        {
+            "match": "again",
+            "turns": [
+                call("delegate", message="again", worker={"name": "echoes"}),
+                call("collect"),
+                {"content": "that is all"},
+            ],
+        },
         {"turns": [{"hang": True}]},
     ]
 }
@@ -351,6 +359,73 @@ def test_an_unknown_task_is_not_found(desk: TaskFace) -> None:
     with pytest.raises(Refused):
         desk.cancel(99_999)
     assert refusal(lambda: desk.review(99_999, "approve")) in ("ENOENT", "EREMOTEIO")
+
+
+# Budgets
+
+
+def usage(desk: TaskFace, pid: int) -> dict[str, str]:
+    """What an agent and all below it have used, and what remains."""
+    return dict(line.split() for line in desk.face.text(f"/proc/{pid}/usage").splitlines())
+
+
+def test_a_budget_is_visible_on_task_and_worker(desk: TaskFace, give: Give) -> None:
+    task_id = give("hang", worker={"budget_tokens": 5000})
+
+    assert task(desk.face, task_id)["budget_tokens"] == 5000
+    assert desk.face.text(f"/proc/{task_id}/limits/tokens") == "5000\n"
+
+
+def test_a_budget_beyond_the_copilots_is_refused_with_the_list(desk: TaskFace, give: Give) -> None:
+    copilot = desk.face.spawn(model="offline/echo", mode="chat", limits={"tokens": 1000})
+
+    with pytest.raises(Refused, match=r"limits\.tokens"):
+        give("say", copilot, worker={"budget_tokens": 2000})
+
+
+def test_what_workers_use_shrinks_what_remains_of_the_copilot(desk: TaskFace, give: Give) -> None:
+    limits = {"tokens": 100_000}
+    copilot = desk.face.spawn(model="offline/echo", mode="chat", limits=limits)
+    before = int(usage(desk, copilot)["remaining.tokens"])
+
+    budget = {"budget_tokens": 50_000}
+    task_id = give("steps", copilot, worker=budget, delivery="on_demand")
+    desk.collect([task_id], copilot=copilot)
+
+    after = usage(desk, copilot)
+    used = int(after["subtree.input_tokens"]) + int(after["subtree.output_tokens"])
+    assert used > 0
+    assert int(after["remaining.tokens"]) == before - used
+
+
+def test_more_workers_than_may_live_at_once_are_refused(desk: TaskFace, give: Give) -> None:
+    copilot = desk.face.spawn(model="offline/echo", mode="chat", limits={"children": 3})
+    ids = [give("hang", copilot) for _ in range(3)]
+
+    with pytest.raises(Refused, match="children") as caught:
+        give("hang", copilot)
+    desk.cancel(ids[0], copilot)
+    give("hang", copilot)
+
+    assert caught.value.errno == ("EREMOTEIO" if desk.name == "tools" else "EDQUOT")
+
+
+@pytest.mark.parametrize("limits", [{"depth": 4}, {"children": 4}, {"tokens": 4000}])
+def test_a_runaway_delegation_is_stopped_by_a_limit(
+    desk: TaskFace, give: Give, limits: dict[str, int]
+) -> None:
+    task_id = give("again", worker={"limits": limits})
+
+    states, _ = desk.collect([task_id])
+
+    assert states[task_id] in FINAL
+    assert 2 <= int(usage(desk, task_id)["subtree.model_calls"]) < 500
+    pids = desk.face.pids()
+    assert all(
+        desk.face.agent(pid)["name"] != "echoes"
+        or desk.face.agent(pid)["state"] in ("zombie", "stopped")
+        for pid in pids
+    )
 
 
 # What only files have

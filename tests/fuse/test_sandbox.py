@@ -290,6 +290,18 @@ def test_unheld_programs_run_where_the_configuration_says_so(mounts: Mounts) -> 
     mounts.umount(mnt)
 
 
+def test_an_agent_with_paths_of_its_own_runs_nothing_unheld(mounts: Mounts) -> None:
+    unheld = {**LANDLOCK, **NOTHING_ELSE, "NEXUSFS_SANDBOX__NONE": "true"}
+    mnt = mounts.mount("unheld", env=unheld)
+    pid = idle(mnt, paths=[{"path": "/home"}])
+
+    failed, reply = tried(mnt, "true", agent=pid)
+
+    assert failed == "EOPNOTSUPP" and "the paths of its agent" in reply["error"]
+    end(mnt, pid)
+    mounts.umount(mnt)
+
+
 def test_with_the_network_granted_a_program_reaches_the_host(mounts: Mounts) -> None:
     mnt = mounts.mount("network", env={"NEXUSFS_SANDBOX__NETWORK": "true"})
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -54,11 +54,11 @@ def as_nobody(mnt: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 def test_everybody_reads_exactly_what_the_contract_lists(mnt: Path, ended: int) -> None:
     script = (
-        f'cd proc/{ended}; for f in *; do [ -d "$f" ] || cat "$f" > /dev/null 2>&1 && echo "$f";'
-        "done"
+        f'cd proc/{ended}; for f in *; do if [ -d "$f" ]; then ls "$f"; else cat "$f"; fi '
+        '> /dev/null 2>&1 && echo "$f"; done; true'
     )
 
-    readable = set(ok(as_nobody(mnt, script)).split()) - {"dispatch", "tasks", "cwd"}
+    readable = set(ok(as_nobody(mnt, script)).split())
 
     assert readable == PUBLIC
 
@@ -81,6 +81,20 @@ def test_root_s_agent_cannot_be_ended_nor_told_by_others(mnt: Path, chatty: int)
     assert "Permission denied" in by_stdin.stderr and "Permission denied" in by_tool.stderr
     assert "R (running)" in read(mnt, chatty, "status")
     assert inputs(mnt, chatty) == []
+
+
+def test_root_s_agent_is_neither_cut_nor_limited_nor_approved_by_others(
+    mnt: Path, chatty: int
+) -> None:
+    before = read(mnt, chatty, "grants"), read(mnt, chatty, "limits/tokens")
+
+    said = as_nobody(mnt, (
+        f"cd proc/{chatty}; (echo '{{\"tools\": []}}' > grants); (echo 1 > limits/tokens); "
+        "(echo approve > approvals/1); ls ../1/approvals"
+    ))  # fmt: skip
+
+    assert said.stderr.count("Permission denied") == 3 and said.stdout == ""
+    assert (read(mnt, chatty, "grants"), read(mnt, chatty, "limits/tokens")) == before
 
 
 def test_another_user_spawns_and_owns_and_root_sees_it(mnt: Path) -> None:

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nexusfs.contracts.errors import BusyError
-from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Usage
+from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Quote, Usage
+from nexusfs.contracts.proc import FIRST_PID
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.services.agent.program import AgentProgram
@@ -61,6 +62,9 @@ class Script:
         observer.text("the")
         await trio.sleep(0.5)
         return ModelReply(message, Usage(7, 3, 0.5), call.model)
+
+    async def quote(self, call: ModelCall) -> Quote:
+        return Quote(call.model, 0)
 
     def available(self) -> list[dict[str, Any]]:
         return []
@@ -174,7 +178,7 @@ def check_finished(process: Process, script: Script) -> None:
 def view(process: Process) -> dict[str, Any]:
     """All that the journal is to keep of a process."""
     names = (
-        "pid", "parent_pid", "agent_id", "installed", "spec", "rights", "state", "counts", "turns",
+        "pid", "parent_pid", "agent_id", "installed", "spec", "state", "counts", "turns",
         "transcript", "started_at", "ended_at", "started_ns", "exit_code", "reason", "result",
         "warnings", "dropped",
     )  # fmt: skip
@@ -222,7 +226,7 @@ def test_an_agent_whose_kernel_dies_after_any_record_comes_to_its_end(
 ) -> None:
     whole = World(script_of(turns))
     run(lambda: whole.life(10_000.0, spawn=True))
-    (lines,) = whole.journal.lines.values()
+    lines = whole.journal.lines[FIRST_PID]
 
     for kept in range(1, len(lines) + 1):
         world = World(whole.script, whole.journal.cut_after(kept))

@@ -8,6 +8,9 @@ from pydantic_core import to_json
 
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import ProcState
+from nexusfs.kernel.proc.budget import Account, Totals
+from nexusfs.kernel.proc.caveats import Caveat
+from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.tasks.inbox import Inbox
 from nexusfs.kernel.tasks.task import Task
 
@@ -55,6 +58,9 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
     process.started_at = event["time"]
     process.started_ns = event["time_ns"]
     process.state = ProcState.RUNNING
+    process.rights.caveats = caveats_of(event["caveats"])
+    process.account.started_ns = event["time_ns"]
+    set_limits(process.account, event["limits"])
     delegated = event.get("delegated")
     if delegated is not None:
         process.task = Task(delegated)
@@ -64,6 +70,39 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
     task = event["task"] if restored is not None else process.spec.task
     if task:
         process.mail.append(task)
+
+
+def caveats_of(said: list[Any]) -> tuple[Caveat, ...]:
+    """Caveats as events keep them."""
+    return tuple(map(Caveat.of_json, said))
+
+
+def limits_of(account: Account) -> dict[str, Any]:
+    """An account's own limits as events keep them."""
+    return {**account.ceilings, **({"unknown_price": "allow"} if account.allows_unknown else {})}
+
+
+def set_limits(account: Account, said: dict[str, Any]) -> None:
+    """Sets them."""
+    account.set_ceilings({n: value for n, value in said.items() if n != "unknown_price"})
+    account.allows_unknown = "unknown_price" in said
+
+
+def _limit(process: "Process", event: dict[str, Any]) -> None:
+    ceilings = {**process.account.ceilings, event["name"]: event["value"]}
+    process.account.set_ceilings({n: value for n, value in ceilings.items() if value is not None})
+
+
+def _settled(process: "Process", event: dict[str, Any]) -> None:
+    process.account.settle(Totals(**event["used"]))
+
+
+def _restrict(process: "Process", event: dict[str, Any]) -> None:
+    process.rights.add(Caveat.of_json(event["caveat"]))
+
+
+def _reaped(process: "Process", event: dict[str, Any]) -> None:
+    process.reaped = True
 
 
 def _restored(process: "Process", state: dict[str, Any]) -> None:
@@ -85,6 +124,7 @@ def _message(process: "Process", event: dict[str, Any]) -> None:
 
 def _input(process: "Process", event: dict[str, Any]) -> None:
     process.dropped = process.closing = False
+    process.limit = ""
     process.rounds = process.asked_again = 0
     if process.mail:
         process.mail.pop(0)
@@ -110,6 +150,7 @@ def _notice(process: "Process", event: dict[str, Any]) -> None:
         process.asked_again += 1
     else:
         process.closing = True
+        process.limit = event.get("limit", "")
 
 
 def _dropped(process: "Process", event: dict[str, Any]) -> None:
@@ -119,6 +160,7 @@ def _dropped(process: "Process", event: dict[str, Any]) -> None:
 
 def _turn_end(process: "Process", event: dict[str, Any]) -> None:
     process.turns += 1
+    process.book(turns=1)
 
 
 def _model_retry(process: "Process", event: dict[str, Any]) -> None:
@@ -127,25 +169,55 @@ def _model_retry(process: "Process", event: dict[str, Any]) -> None:
 
 def _model_reply(process: "Process", event: dict[str, Any]) -> None:
     process.trouble = ""
-    process.counts.model_calls += 1
     _use(process, event["usage"])
 
 
 def _trim(process: "Process", event: dict[str, Any]) -> None:
     process.kept_from, process.summary = event["kept_from"], event["summary"]
     if event["usage"] is not None:
-        process.counts.model_calls += 1
         _use(process, event["usage"])
 
 
 def _use(process: "Process", used: dict[str, Any]) -> None:
-    process.counts.usage += Usage(used["input_tokens"], used["output_tokens"], used["cost_usd"])
+    cost_usd = used["cost_usd"]
+    process.counts.model_calls += 1
+    process.counts.usage += Usage(used["input_tokens"], used["output_tokens"], cost_usd)
+    process.book(
+        model_calls=1, input_tokens=used["input_tokens"], output_tokens=used["output_tokens"],
+        cost_usd=cost_usd or 0.0, unpriced=cost_usd is None,
+    )  # fmt: skip
 
 
 def _tool_call(process: "Process", event: dict[str, Any]) -> None:
-    process.counts.tool_calls += 1
+    _called(process, event)
     process.intents = process.intents or set()
     process.intents.add(event["id"])
+
+
+def _question(process: "Process", event: dict[str, Any]) -> None:
+    process.asked = process.asked or {}
+    number = process.questions_asked = event["question"]
+    process.asked[number] = Question(
+        number, event["id"], event["tool"], event["arguments"], event["why"], event["time"]
+    )
+
+
+def _answer(process: "Process", event: dict[str, Any]) -> None:
+    question = (process.asked or {}).get(event["question"])
+    if question is not None:
+        question.verdict, question.reason = event["verdict"], event["reason"]
+        question.arguments = event["arguments"]
+
+
+def _tool_result(process: "Process", event: dict[str, Any]) -> None:
+    for number, question in list((process.asked or {}).items()):
+        if question.call_id == event["id"]:
+            del (process.asked or {})[number]
+
+
+def _called(process: "Process", event: dict[str, Any]) -> None:
+    process.counts.tool_calls += 1
+    process.book(tool_calls=1)
 
 
 def _tool_start(process: "Process", event: dict[str, Any]) -> None:
@@ -195,6 +267,14 @@ FOLDS: dict[str, Callable[["Process", dict[str, Any]], None]] = {
     "nice": _nice,
     "warning": _warning,
     "adopted": _adopted,
+    "question": _question,
+    "answer": _answer,
+    "tool_result": _tool_result,
+    "dispatch": _called,
+    "limit": _limit,
+    "settled": _settled,
+    "restrict": _restrict,
+    "reaped": _reaped,
     "interrupted": _dropped,
     "model_error": _dropped,
     "resume": _resume,

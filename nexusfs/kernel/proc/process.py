@@ -4,10 +4,9 @@ Concurrency: everything here runs in the trio thread, and nothing suspends but t
 methods that say so; between suspensions the fields agree with the journal.
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,23 +15,26 @@ from pydantic_core import to_json
 
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError, NoProcessError
+from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
 from nexusfs.contracts.times import ns_of
 from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.log import Log
-from nexusfs.kernel.proc.fold import FOLDS, extend, line_of
-from nexusfs.kernel.proc.host import Host
-from nexusfs.kernel.proc.rights import Rights
-from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
+from nexusfs.kernel.proc.budget import Account, Totals
+from nexusfs.kernel.proc.caveats import Rights
+from nexusfs.kernel.proc.fold import FOLDS, extend, limits_of, line_of
+from nexusfs.kernel.proc.question import Question
+from nexusfs.kernel.proc.scopes import Resting, Turn
+from nexusfs.kernel.proc.steps import Host, Steps
 from nexusfs.kernel.tasks.inbox import Inbox
 from nexusfs.kernel.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 
-WAITS_FOR_OTHERS = frozenset({"tool:wait", "tool:collect", "tool:ask"})
+AFTER_THE_END = ("state", "reaped", "settled")
+"""Events that an ended process may still have."""
 
 NO_CHILDREN: frozenset[int] = frozenset()
 """What the many without children share: an empty set has 216 bytes."""
@@ -47,22 +49,20 @@ class Counts:
     usage: Usage = field(default_factory=Usage)
 
 
-class Process:
+class Process(Steps):
     """One agent. See `contracts.proc.ProgramProcess` for what its program may do with it."""
 
     __slots__ = (
         "_append",
         "_changed_at_ns",
         "_ending",
-        "_errands",
         "_events",
-        "_go",
         "_mail_waiter",
         "_messages",
         "_stdout",
         "_transcript",
-        "_turn",
         "_unread",
+        "above",
         "agent_id",
         "asked_again",
         "begun",
@@ -70,37 +70,31 @@ class Process:
         "children",
         "closing",
         "counts",
-        "cred",
         "dropped",
         "ended_at",
         "exit_code",
-        "halting",
-        "host",
+        "heirs",
         "inbox",
         "installed",
         "intents",
         "kept_from",
+        "limit",
+        "live",
         "mail",
         "nice",
-        "open",
         "parent_pid",
-        "pid",
+        "questions_asked",
+        "reaped",
         "reason",
-        "resting",
         "result",
-        "rights",
         "rounds",
-        "scope",
-        "spec",
         "started_at",
         "started_ns",
-        "state",
         "summary",
         "task",
         "trouble",
         "turns",
         "version",
-        "waits",
         "warnings",
     )  # fmt: skip
 
@@ -116,7 +110,11 @@ class Process:
         self.spec = spec
         self.agent_id = spec.name or spec.agent or f"agent-{pid}"
         self.installed = spec.agent
-        self.rights: Rights = ()
+        self.rights = Rights(pid)
+        self.account = Account(pid)
+        self.above: Process | None = None
+        self.heirs = 0
+        self.reaped = self.live = False
         self.state = ProcState.CREATED
         self.children: frozenset[int] | set[int] = NO_CHILDREN
         self.counts = Counts()
@@ -134,8 +132,11 @@ class Process:
         self.reason = self.result = ""
         self.warnings: tuple[str, ...] = ()
         self.dropped = self.closing = self.halting = self.resting = False
+        self.asked: dict[int, Question] | None = None
+        self._answers: trio.lowlevel.ParkingLot | None = None
+        self.questions_asked = 0
         self.rounds = self.asked_again = self.kept_from = self.nice = 0
-        self.summary = self.trouble = ""
+        self.summary = self.trouble = self.limit = ""
         self.open: dict[str, dict[str, Any]] | None = None
         self.intents: set[str] | None = None
         self.begun: set[str] | None = None
@@ -159,6 +160,23 @@ class Process:
         assert isinstance(self.children, set)
         self.children.add(pid)
 
+    def be_born_of(self, parent: "Process | None") -> None:
+        """Says who spawned it, for good: what binds that one binds this one, adopted or not."""
+        self.above = parent
+        living = not self.state.ended
+        if parent is None:
+            self.account.hang_below(self.host.purse_of(self.cred.uid), living=living)
+            return
+        parent.heirs += 1
+        self.rights.hang_below(parent.rights)
+        self.account.hang_below(parent.account, living=living)
+
+    def book(self, **used: Any) -> None:
+        """Books a use of this process, for an event that is folded; fields of `Totals`."""
+        near = self.account.book(Totals(**used))
+        for text in near if self.live else ():
+            self.record("warning", text=text)
+
     def drop_child(self, pid: int) -> None:
         """Forgets a child."""
         if isinstance(self.children, set):
@@ -175,11 +193,13 @@ class Process:
         if self._unread is None:
             return
         lines, self._unread = self._unread(), None
+        booked, self.account = self.account, Account(self.pid)  # all of it is booked already
         self.counts = Counts()
         self.turns = self.rounds = 0
         self.warnings = tuple(json.loads(lines[0])["warnings"])
         for line in lines:
             self.apply(json.loads(line), line)
+        self.account = booked
         self.close_streams()
 
     @property
@@ -221,7 +241,7 @@ class Process:
         Raises:
             DisconnectedError: ENOTCONN, the process has ended: nothing happens to it any more.
         """
-        if self.state.ended and kind != "state":
+        if self.state.ended and kind not in AFTER_THE_END:
             raise DisconnectedError(f"process {self.pid} has ended")
         self._read()  # before a line is added that it would read too
         event = {"time": now_iso(), "type": kind, **fields}
@@ -234,6 +254,11 @@ class Process:
         self.apply(event, line)
         if self.task is not None:
             self.host.on_worker_event(self)
+
+    def journal_if_ended(self) -> None:
+        """As `journal_if_possible`, for a process that has ended."""
+        if self.state.ended:
+            self.journal_if_possible()
 
     def journal_if_possible(self) -> None:
         """From now on a journal that cannot be written is a log line: the process is ending."""
@@ -290,6 +315,7 @@ class Process:
     def end(self, state: ProcState, exit_code: int, reason: str, result: str) -> None:
         """Records the end; one record, so that a crash cannot leave half of it."""
         self.check_move(state)
+        self.account.ended()
         self.record(
             "exit", state=state, exit_code=exit_code, reason=reason, result=result,
             totals=self.totals(),
@@ -304,6 +330,9 @@ class Process:
             "tool_calls": self.counts.tool_calls, "input_tokens": used.input_tokens,
             "output_tokens": used.output_tokens, "cost_usd": used.cost_usd,
             **({"task": self.task.totals()} if self.task is not None else {}),
+            "limits": limits_of(self.account),
+            "settled": self.account.settled.to_json() if self.account.settled else {},
+            "caveats": [caveat.to_json() for caveat in self.rights.caveats],
         }  # fmt: skip
 
     def info(self) -> ProcessInfo:
@@ -384,116 +413,3 @@ class Process:
             self.record("news", seen=seen, message={"role": "user", "content": text})
             count += 1
         return count
-
-    # -- the running program
-
-    def say(self, text: str) -> None:
-        """A piece of live model text."""
-        self.stdout.push_live(text.encode("utf-8", "replace"))
-        self.show("text_delta", text=text)
-
-    def show(self, kind: str, **fields: Any) -> None:
-        """A line of events_pipe that lives until the next event is recorded; not journaled."""
-        self.events.push_live(line_of({"time": now_iso(), "type": kind, **fields}) + b"\n")
-
-    def unsay(self) -> None:
-        """Takes the live text back."""
-        self.stdout.drop_live()
-        self.events.drop_live()
-
-    async def pause_point(self) -> None:
-        """Suspends while the process is paused.
-
-        Raises:
-            DisconnectedError: ENOTCONN, the kernel is going: no further step begins.
-        """
-        while self.state is ProcState.PAUSED and not self.halting:
-            self._go = trio.Event()
-            with Resting(self):
-                await self._go.wait()
-        if self.halting:
-            raise DisconnectedError("the kernel is going")
-
-    def halt(self) -> None:
-        """Lets the step under way settle and no other begin; what rests ends at once."""
-        self.halting = True
-        for_others = bool(self.waits) and all(map(_waits_for_others, self.waits))
-        if self.resting or for_others:
-            self.scope.cancel()
-
-    async def on_disk(self) -> None:
-        """Returns when everything journaled so far is on disk."""
-        await self.host.on_disk()
-
-    def model_slot(self) -> ModelSlot:
-        """A model slot for the block; wchan `slot` until there is one."""
-        return ModelSlot(self)
-
-    def resume(self) -> None:
-        """Frees a program that waits at its pause point."""
-        if self._go is not None:
-            self._go.set()
-
-    def waiting_for(self, what: str) -> "Waiting":
-        """Shows `what` in wchan while entered."""
-        return Waiting(self, what)
-
-    @contextlib.contextmanager
-    def errand(self) -> Iterator[None]:
-        """A block in which somebody else does something in the name of this process.
-
-        NoProcessError ESRCH when the process has ended, or ends meanwhile: the block is cut off.
-        """
-        scope = trio.CancelScope()
-        if not self.state.ended:
-            self._errands = self._errands or set()
-            self._errands.add(scope)
-            try:
-                with scope:
-                    yield
-            finally:
-                self._errands.discard(scope)
-            if not scope.cancelled_caught:
-                return
-        raise NoProcessError(f"agent {self.pid} has ended: its tools are gone")
-
-    def cancel(self) -> None:
-        """Cuts off the program, and all that is done in the name of the process."""
-        self.scope.cancel()
-        for scope in self._errands or ():
-            scope.cancel()
-
-    def turn_scope(self) -> "Turn":
-        """One turn, which `interrupt` can drop."""
-        self._turn = Turn(self)
-        return self._turn
-
-    def interrupt(self) -> None:
-        """Drops the current turn. BusyError EBUSY when there is none."""
-        if self._turn is None:
-            raise BusyError(f"process {self.pid} has no turn under way")
-        self._turn.cancel()
-
-    def end_turn(self) -> None:
-        """The turn is over, dropped or not."""
-        self._turn = None
-
-    def open_calls(self) -> list[dict[str, Any]]:
-        """Tool calls of the transcript that have no result yet, in order."""
-        return list((self.open or {}).values())
-
-    def answer(self, call_id: str, text: str) -> None:
-        """Gives an open call a result that no tool gave."""
-        name = (self.open or {})[call_id]["function"]["name"]
-        message = {"role": "tool", "tool_call_id": call_id, "name": name, "content": text}
-        self.record("tool_result", id=call_id, name=name, error=text, message=message)
-
-    def answer_open_calls(self, text: str) -> None:
-        """Gives every open call the result `text`."""
-        for call_id in list(self.open or ()):
-            self.answer(call_id, text)
-
-
-def _waits_for_others(wait: str) -> bool:
-    """True for a call that may be cut: it does nothing but wait, and waits on when resumed."""
-    return wait in WAITS_FOR_OTHERS or wait.startswith("child:")

@@ -9,13 +9,14 @@ from nexusfs.contracts.checkpoint import Snapshot
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.model import Usage
 from nexusfs.contracts.store import Journal
-from nexusfs.kernel.proc.host import Host
-from nexusfs.kernel.proc.narrow import narrowed
-from nexusfs.kernel.proc.process import Counts, Process
+from nexusfs.kernel.proc.budget import Totals
+from nexusfs.kernel.proc.fold import caveats_of, set_limits
+from nexusfs.kernel.proc.process import AFTER_THE_END, Counts, Process
+from nexusfs.kernel.proc.steps import Host
 
 
-def restored(journal: Journal, host: Host, pid: int) -> Process:
-    """A process as its journal says. ValueError, KeyError, TypeError.
+def restored(journal: Journal, host: Host, pid: int) -> tuple[Process, int]:
+    """A process as its journal says, and who spawned it. ValueError, KeyError, TypeError.
 
     The journal of one that has ended is read when somebody asks for its events: thousands are
     listed after a restart, and hardly one is looked into.
@@ -32,14 +33,14 @@ def restored(journal: Journal, host: Host, pid: int) -> Process:
         process.leave_unread(partial(journal.read, pid))
     if process.state.ended:
         process.close_streams()
-    return process
+    return process, json.loads(first)["ppid"]
 
 
 def _set_end(
     process: Process, first: dict[str, Any], end: dict[str, Any], last: dict[str, Any]
 ) -> None:
     """What the whole fold would say of an ended process, from its first and last events."""
-    for event in (first, end, *([last] if last["type"] == "state" else [])):
+    for event in (first, end, *([last] if last["type"] in AFTER_THE_END else [])):
         process.fold(event)
     totals = end["totals"]
     process.mail.clear()
@@ -48,6 +49,14 @@ def _set_end(
     if process.task is not None:
         process.task.set_totals(totals["task"])
     used = Usage(totals["input_tokens"], totals["output_tokens"], totals["cost_usd"])
+    set_limits(process.account, totals["limits"])
+    process.account.settle(Totals(**totals["settled"]))
+    process.book(
+        turns=process.turns, model_calls=totals["model_calls"], tool_calls=totals["tool_calls"],
+        input_tokens=used.input_tokens, output_tokens=used.output_tokens,
+        cost_usd=used.cost_usd or 0.0, unpriced=used.cost_usd is None,
+    )  # fmt: skip
+    process.rights.caveats = caveats_of(totals["caveats"])
     process.counts = Counts(totals["model_calls"], totals["tool_calls"], used)
 
 
@@ -56,7 +65,6 @@ def _beginning(journal: Journal, host: Host, pid: int, first: dict[str, Any]) ->
     cred = Credentials(first["uid"], first["gid"], groups=frozenset(first["groups"]))
     spec = AgentSpec.model_validate_json(json.dumps(first["spec"]))
     process = Process(pid, first["ppid"], cred.as_agent(pid), spec, journal.append, host)
-    process.rights = narrowed(tuple(first["rights"]))
     process.warnings = tuple(first["warnings"])
     return process
 

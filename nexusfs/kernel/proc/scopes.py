@@ -8,7 +8,7 @@ import trio
 from nexusfs.contracts.proc import ProcState
 
 if TYPE_CHECKING:
-    from nexusfs.kernel.proc.process import Process
+    from nexusfs.kernel.proc.steps import Steps
 
 
 class Waiting:
@@ -16,7 +16,7 @@ class Waiting:
 
     __slots__ = ("_process", "_what")
 
-    def __init__(self, process: "Process", what: str) -> None:
+    def __init__(self, process: "Steps", what: str) -> None:
         self._process = process
         self._what = what
 
@@ -34,7 +34,7 @@ class Resting:
 
     __slots__ = ("_process",)
 
-    def __init__(self, process: "Process") -> None:
+    def __init__(self, process: "Steps") -> None:
         self._process = process
 
     def __enter__(self) -> None:
@@ -49,7 +49,7 @@ class Turn:
 
     __slots__ = ("_process", "_scope")
 
-    def __init__(self, process: "Process") -> None:
+    def __init__(self, process: "Steps") -> None:
         self._process = process
         self._scope = trio.CancelScope()
 
@@ -79,7 +79,7 @@ class ModelSlot:
 
     __slots__ = ("_process",)
 
-    def __init__(self, process: "Process") -> None:
+    def __init__(self, process: "Steps") -> None:
         self._process = process
 
     async def __aenter__(self) -> None:

@@ -22,10 +22,10 @@ from nexusfs.contracts.task import WORKER_MAX_TURNS, Delegated
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
-from nexusfs.kernel.proc.host import Host
-from nexusfs.kernel.proc.narrow import Plan, effective_spec
+from nexusfs.kernel.proc.narrow import Plan, Settings, effective_spec
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
+from nexusfs.kernel.proc.steps import Host
 from nexusfs.kernel.proc.verbs import Verbs
 
 RESTORED = (
@@ -37,17 +37,17 @@ AgentLoader = Callable[[Credentials, str], Awaitable[AgentSpec]]
 
 
 @dataclass(frozen=True, slots=True)
-class ProcSettings:
+class ProcSettings(Settings):
     """The configuration's part in processes.
 
     Attributes:
-        default_model: what `inherit` means for a top-level agent.
         retain_seconds, retain_count: how long, and how many, ended agents stay listed.
+        cost_usd_per_user_day: what all agents of one user may cost in one day, UTC; inf: anything.
     """
 
-    default_model: str = "offline/demo"
     retain_seconds: float = math.inf
     retain_count: int = 1000
+    cost_usd_per_user_day: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class Spawning(Verbs):
     settings: ProcSettings
     load_agent: AgentLoader
     check_cwd: Callable[[Credentials, str], Awaitable[None]]
+    settle_paths: Callable[[Credentials, AgentSpec], Awaitable[AgentSpec]]
     check_spec: Callable[[Credentials, AgentSpec], None]
     _journal: Journal
     _tool_names: Callable[[], list[str]]
@@ -107,6 +108,7 @@ class Spawning(Verbs):
             NotPermittedError: EPERM, it asks for more than its parent has, or for another zone.
             ExistsError: EEXIST, a singleton of that name lives.
             NoProcessError: ESRCH, the parent has ended.
+            QuotaError: EDQUOT, a limit of its parent, or above, is reached.
             KernelError: what a pre_spawn hook says; nothing is left behind.
 
         Suspends while the installed agent or the checkpoint is read, and in hooks; cancelling
@@ -139,8 +141,11 @@ class Spawning(Verbs):
 
     async def _wish_of(self, cred: Credentials, wanted: AgentSpec) -> _Wish:
         await self.check_cwd(cred, wanted.cwd)
+        wanted = await self.settle_paths(cred, wanted)
         if wanted.restore is None:
             base = await self.load_agent(cred, wanted.agent) if wanted.agent else None
+            if base is not None:
+                base = await self.settle_paths(cred, base)
             return _Wish(cred, wanted, base, None)
         snapshot = await self.checkpoints.load(cred, wanted.restore, wanted.name or wanted.agent)
         self._check_zone(cred, snapshot)
@@ -157,7 +162,7 @@ class Spawning(Verbs):
         """What the agent gets. All that can refuse a spawn, but for hooks, is in here."""
         plan = effective_spec(
             wish.wanted, wish.base, self._parent_of(wish.cred), self._tool_names(),
-            self.settings.default_model,
+            self.settings,
         )  # fmt: skip
         self.check_spec(wish.cred, plan.spec)
         self._check_time(wish.cred, plan.spec)
@@ -167,9 +172,16 @@ class Spawning(Verbs):
         """What can change from one moment to the next. ENOTCONN, ESRCH, EEXIST."""
         if self._halting:
             raise DisconnectedError("the kernel is going: it starts nothing any more")
-        self._parent_of(cred)
+        self._check_room(cred)
         if spec.singleton:
             self._check_single(spec.name or spec.agent)
+
+    def _check_room(self, cred: Credentials) -> None:
+        """QuotaError EDQUOT when limits of the parent, or of the user, admit no other agent."""
+        parent = self._parent_of(cred)
+        account = parent.account if parent else self.host.purse_of(cred.uid)
+        if account is not None:
+            account.check_spawn()
 
     def _create(self, wish: _Wish, plan: Plan) -> Process:
         """Makes the process and sets it going. Atomic."""
@@ -184,15 +196,17 @@ class Spawning(Verbs):
             self._journal.append,
             self.host,
         )
-        process.rights, process.warnings = plan.rights, plan.warnings
+        process.warnings = plan.warnings
         restored = restored_fields(wish.snapshot, wish.wanted.task) if wish.snapshot else {}
         process.record(
             "spawn", pid=pid, ppid=process.parent_pid, agent=process.agent_id,
             uid=cred.uid, gid=cred.gid,
             groups=sorted(cred.groups), time_ns=now_ns(), spec=plan.spec.to_dict(),
-            rights=[[c.allowed, c.denied] for c in plan.rights], warnings=list(plan.warnings),
+            limits=plan.limits, caveats=[caveat.to_json() for caveat in plan.caveats],
+            warnings=list(plan.warnings),
             **restored, **({"delegated": wish.delegated.to_dict()} if wish.delegated else {}),
         )  # fmt: skip
+        process.be_born_of(parent)
         process.answer_open_calls(RESTORED)
         self._processes[pid] = process
         if parent is not None:

@@ -23,6 +23,7 @@ from nexusfs.contracts.errors import (
 from nexusfs.contracts.hooks import Identity, TerminateContext
 from nexusfs.contracts.proc import (
     EXIT_FAILED,
+    EXIT_LIMIT,
     KERNEL_PID,
     SIGKILL_EXIT,
     SIGTERM_EXIT,
@@ -37,11 +38,13 @@ from nexusfs.contracts.store import Journal
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
-from nexusfs.kernel.proc.host import Host
+from nexusfs.kernel.proc.budget import Totals
+from nexusfs.kernel.proc.caveats import NOTHING
 from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.purses import Purses
 from nexusfs.kernel.proc.rebuild import restored
-from nexusfs.kernel.proc.rights import may_use
 from nexusfs.kernel.proc.spawning import AgentLoader, ProcSettings, Spawning
+from nexusfs.kernel.proc.steps import Host
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +75,13 @@ class ProcessTable(Spawning):
         self.program: Program = _no_program
         self.load_agent: AgentLoader = _no_agent
         self.check_cwd: Callable[[Credentials, str], Awaitable[None]] = _any_cwd
+        self.settle_paths: Callable[[Credentials, AgentSpec], Awaitable[AgentSpec]] = _any_paths
         self.check_spec: Callable[[Credentials, AgentSpec], None] = lambda _cred, _spec: None
         self.on_remove: Callable[[int], None] = _told_nobody
         self.off = ""
         self.sandbox: SandboxKind = "off"
         self._processes: dict[int, Process] = {}
+        self._ghosts: dict[int, Process] = {}
         self._retired: dict[int, Process] = {}
         self._by_key: dict[tuple[int, str], int] = {}
         self._last: Last[int] = Last()
@@ -85,10 +90,18 @@ class ProcessTable(Spawning):
         self._leaving = trio.lowlevel.ParkingLot()
         self._halting = self._suspended = False
         self.settings = settings or ProcSettings()
+        self._purses = Purses(journal)
+        self._purses.ceiling_usd = self.settings.cost_usd_per_user_day
+        self.host.purse_of = self._purses.of
 
     async def _sync_here(self) -> None:
         """Makes the journal durable in this thread; boot puts a group commit in its place."""
         self._journal.sync()
+
+    def configure(self, settings: ProcSettings) -> None:
+        """Takes other settings into use."""
+        self.settings = settings
+        self._purses.ceiling_usd = settings.cost_usd_per_user_day
 
     # -- boot and shutdown
 
@@ -138,11 +151,19 @@ class ProcessTable(Spawning):
 
     def restore(self) -> None:
         """Folds the journal into processes; runs nothing yet."""
-        for pid in self._journal.pids():
+        pids = self._journal.pids()
+        if KERNEL_PID in pids:
+            self._purses.fill()
+        for pid in pids:
+            if pid == KERNEL_PID:
+                continue
             try:
-                self._processes[pid] = restored(self._journal, self.host, pid)
+                process, born_of = restored(self._journal, self.host, pid)
             except (ValueError, KeyError, TypeError, KernelError):
                 log.exception("the journal of agent %d cannot be read; it is not listed", pid)
+                continue
+            (self._ghosts if process.reaped else self._processes)[pid] = process
+            self._hang(process, born_of)
         for process in self._processes.values():
             parent = self._processes.get(process.parent_pid)
             if parent is not None:
@@ -151,6 +172,13 @@ class ProcessTable(Spawning):
                 self._retired[process.pid] = process
             if process.spec.idempotency_key:
                 self._by_key[process.cred.uid, process.spec.idempotency_key] = process.pid
+
+    def _hang(self, process: Process, born_of: int) -> None:
+        """Puts a restored process below the one that spawned it, which has a lower pid."""
+        above = self._processes.get(born_of) or self._ghosts.get(born_of)
+        process.be_born_of(above)
+        if above is None and born_of != KERNEL_PID:
+            process.rights.add(NOTHING)
 
     def check_on(self) -> None:
         """UnavailableError EOPNOTSUPP while the agent service is not running; `off` says why."""
@@ -208,13 +236,24 @@ class ProcessTable(Spawning):
 
     def tools_of(self, process: Process) -> list[str]:
         """Names of the tools that a process may use, sorted."""
-        return [name for name in self._tool_names() if may_use(process.rights, name)]
+        return [name for name in self._tool_names() if process.rights.may_use(name)]
+
+    def admit_tool(self, cred: Credentials, tool: str, call_id: str) -> None:
+        """Counts a tool call of an agent; those that its model wants are counted with the wish.
+
+        QuotaError EDQUOT, a limit of the agent or above it is reached.
+        """
+        process = self._processes.get(cred.agent_pid) if cred.agent_pid else None
+        if process is not None and call_id not in (process.intents or ()):
+            process.check_tool()
+            process.record("dispatch", tool=tool, id=call_id)
 
     # -- running
 
     def set_going(self, process: Process) -> None:
         """Starts the program of a process in the kernel's nursery."""
         assert self._nursery is not None
+        process.live = True
         self._running.add(process.pid)
         self._nursery.start_soon(self._run, process, name=f"agent {process.pid}")
 
@@ -223,7 +262,10 @@ class ProcessTable(Spawning):
         outcome: Outcome | None = None
         try:
             with process.scope:
+                process.set_deadline()
                 outcome = await self.program(process)
+            if outcome is None and process.is_out_of_time:
+                outcome = Outcome(EXIT_LIMIT, process.account.reached() or "wall_seconds reached")
         except DisconnectedError:
             pass  # the kernel is going: the agent goes on at the next mount
         except KernelError as exc:
@@ -385,8 +427,33 @@ class ProcessTable(Spawning):
             parent.drop_child(process.pid)
         self._by_key.pop((process.cred.uid, process.spec.idempotency_key or ""), None)
         del self._processes[process.pid]
-        self._journal.forget(process.pid)
+        self._forget(process)
         self.on_remove(process.pid)
+
+    def _forget(self, process: Process) -> None:
+        """Lets a process that left the list go, or keeps it while what it spawned is there.
+
+        Its caveats and limits bind those it spawned, also when it is listed no more.
+        """
+        if process.heirs:
+            self._ghosts[process.pid] = process
+            process.journal_if_possible()
+            process.record("reaped")
+            return
+        self._ghosts.pop(process.pid, None)
+        self._journal.forget(process.pid)
+        above = process.above
+        if above is not None:
+            above.heirs -= 1
+            above.journal_if_ended()
+            used = above.account.forget(process.account).to_json()
+            try:
+                above.record("settled", used=used)
+            except KernelError as exc:
+                above.account.settle(Totals(**used))
+                log.error("what agent %d used is not in a journal: %s", process.pid, exc)
+            if not above.heirs and above.pid in self._ghosts:
+                self._forget(above)
 
     def prune(self) -> None:
         """Drops the retired processes that are over the limits, the first retired first."""
@@ -405,6 +472,11 @@ def _told_nobody(pid: int) -> None:
 
 async def _any_cwd(cred: Credentials, cwd: str) -> None:
     """Takes any directory: a bare table knows no files."""
+
+
+async def _any_paths(cred: Credentials, spec: AgentSpec) -> AgentSpec:
+    """Takes paths as they are: a bare table knows no files."""
+    return spec
 
 
 async def _no_program(process: Any) -> Outcome:

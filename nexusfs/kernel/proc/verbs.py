@@ -4,6 +4,10 @@ Each takes `cred` and checks it: a person may act on his own agents, root on all
 descendants. EPERM for others, EBUSY in a state that does not allow it, ESRCH for an unknown pid.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
+from nexusfs.contracts.agent import parse_spec
 from nexusfs.contracts.checkpoint import CheckpointInfo, Checkpoints, NoCheckpoints
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import (
@@ -13,15 +17,26 @@ from nexusfs.contracts.errors import (
     NotPermittedError,
     PipeClosedError,
 )
+from nexusfs.contracts.limits import LIMITS, shown
 from nexusfs.contracts.proc import NICE_MAX, NICE_MIN, SIGINT_EXIT, Outcome, ProcState
+from nexusfs.kernel.proc.caveats import Caveat
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import snapshot_of
+
+CUTS = frozenset({
+    "tools", "disallowed_tools", "paths", "delegate", "permission_mode", "rules",
+})  # fmt: skip
+"""Fields of a spec that say what it may use or hand on."""
 
 
 class Verbs:
     """The verbs, over a table that knows processes, descent and how to end one."""
 
     checkpoints: Checkpoints = NoCheckpoints()
+
+    def __iter__(self) -> Iterator[Process]:
+        """All processes."""
+        raise NotImplementedError
 
     def get(self, pid: int) -> Process:
         """The process. NoProcessError ESRCH."""
@@ -100,6 +115,40 @@ class Verbs:
         if value < process.nice and (cred.uid != 0 or cred.agent_pid):
             raise NotPermittedError(f"only root may lower the nice value below {process.nice}")
         process.record("nice", value=value)
+
+    # -- rights
+
+    def restrict(self, cred: Credentials, pid: int, cut: dict[str, Any]) -> None:
+        """Cuts a living agent's rights, and with them those of all its descendants, at once.
+
+        `cut` has what a spec has of rights: tools, disallowed_tools, paths, delegate. Nothing
+        that it says gives anything back. InvalidError EINVAL for any other key, or none.
+        """
+        process = self.check_live(cred, pid)
+        unknown = sorted(cut.keys() - CUTS)
+        if unknown or not cut:
+            fault = f"unknown key {unknown[0]!r}" if unknown else "it cuts nothing"
+            raise InvalidError(f"{fault}: write {', '.join(sorted(CUTS))} as a spec has them")
+        process.record("restrict", caveat=Caveat.of(parse_spec(cut)).to_json())
+
+    # -- limits
+
+    def set_limit(self, cred: Credentials, pid: int, name: str, value: float | None) -> None:
+        """Sets a ceiling of a living agent, up to that above it; None is as much as that gives.
+
+        What is below what is used stops it at its next check. NotPermittedError EPERM above that;
+        InvalidError EINVAL, no limit of that name.
+        """
+        process = self.check_live(cred, pid)
+        if name not in LIMITS:
+            raise InvalidError(f"no limit {name!r}: one of {', '.join(LIMITS)}")
+        above = process.account.above.given(name) if process.account.above else None
+        if above is not None and (value is None or value > above):
+            raise NotPermittedError(f"{name} can be {shown(above)} at most: so it is above it")
+        process.record("limit", name=name, value=value)
+        if name == "wall_seconds":
+            for one in self:
+                one.set_deadline()
 
     # -- checkpoints
 

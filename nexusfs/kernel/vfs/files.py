@@ -152,8 +152,13 @@ class Vfs:
         if flags & os.O_CREAT and not isinstance(where, Node):
             made = await self._create_for_open(cred, where, flags, mode & 0o7777)
             if made is not None:
-                return made, await made.open(cred, flags & ~os.O_TRUNC)
-        node = await self.walker.node(cred, where, follow=not flags & os.O_NOFOLLOW)
+                node, within = made
+                file = await node.open(cred, flags & ~os.O_TRUNC)
+                file.within = within
+                return node, file
+        node, found_in = await self.walker.reach(
+            cred, where, follow=not flags & os.O_NOFOLLOW, need=permission.open_mask(flags)
+        )
         st = await node.stat()
         _check_open(cred, st, flags)
         if st.is_dir:
@@ -161,14 +166,15 @@ class Vfs:
         if flags & os.O_TRUNC and not node.control:
             await self._drop_set_ids(cred, node, st)
         file = await node.open(cred, flags)
+        file.within = found_in
         if flags & os.O_TRUNC:
             self.watch.node(node, cred.door)
         return node, file
 
     async def _create_for_open(
         self, cred: Credentials, where: Where, flags: int, mode: int
-    ) -> Node | None:
-        """The new node, or None when the name is there and may be."""
+    ) -> tuple[Node, Node] | None:
+        """The new node and its directory, or None when the name is there and may be."""
         if flags & _NO_FOLLOW:
             parent, name, slash = await self.walker.parent(cred, where, IsDirectoryError)
             if slash:
@@ -177,7 +183,8 @@ class Vfs:
             parent, name, _ = await self.walker.created(cred, where)
         if await self.walker.find(cred, parent, name) is None:
             st = await self._searchable(cred, parent, name)
-            return await self._make(cred, At(parent, name), st, _stat.S_IFREG | mode)
+            made = await self._make(cred, At(parent, name), st, _stat.S_IFREG | mode)
+            return made, parent
         if flags & os.O_EXCL:
             raise ExistsError(f"exists: {_show(name)}")
         return None
@@ -202,6 +209,7 @@ class Vfs:
     ) -> Node:
         """Makes an inode under a name that is free, in a directory with `st`."""
         permission.check(cred, st, os.W_OK, at.name)
+        await self.walker.guard.check(cred, at.parent, os.W_OK)
         gid = st.gid if st.mode & _stat.S_ISGID else cred.gid
         mode = permission.mode_of_new(cred, st, mode)
         node = await at.parent.create(at.name, NewNode(mode, cred.uid, gid, rdev, target))
@@ -210,7 +218,7 @@ class Vfs:
 
     async def link(self, cred: Credentials, old: Where, new: Where) -> Node:
         """Adds a hard link."""
-        node = await self.walker.node(cred, old, follow=False)
+        node = await self.walker.node(cred, old, follow=False, need=os.W_OK)
         parent, name, _ = await self._new_name(cred, new, directory=False)
         if (await node.stat()).is_dir:
             raise NotPermittedError("a directory cannot have hard links")
@@ -234,6 +242,7 @@ class Vfs:
         if slash and not directory:
             raise NotFoundError(f"no such directory: {_show(name)}")
         permission.check(cred, st, os.W_OK, name)
+        await self.walker.guard.check(cred, parent, os.W_OK)
         return parent, name, st
 
     async def unlink(self, cred: Credentials, where: Where) -> None:
@@ -307,6 +316,8 @@ class Vfs:
         node = await self.mounts.lookup(cred, parent, name)
         permission.check(cred, st, os.W_OK, name)
         permission.check_sticky(cred, st, await node.stat())
+        await self.walker.guard.check(cred, parent, os.W_OK)
+        await self.walker.guard.check_moved(cred, node, parent)
         return node
 
     async def _check_goal(
@@ -314,8 +325,10 @@ class Vfs:
     ) -> None:
         """The caller may put something at `goal`, whose directory has `st`, over `target`."""
         permission.check(cred, st, os.W_OK, goal.name)
+        await self.walker.guard.check(cred, goal.parent, os.W_OK)
         if target is None:
             return
+        await self.walker.guard.check_moved(cred, target, goal.parent)
         target_st = await target.stat()
         if goal.slash and not target_st.is_dir:
             raise NotDirectoryError("not a directory")

@@ -16,6 +16,7 @@ from nexusfs.contracts.errors import (
 )
 from nexusfs.contracts.node import PATH_MAX, At, Node, Stat, Where
 from nexusfs.kernel.permission import check
+from nexusfs.kernel.vfs.guard import LOOK, Guard
 from nexusfs.kernel.vfs.mounts import MountTable
 
 SYMLINKS_MAX = 40
@@ -28,6 +29,7 @@ class Walker:
     def __init__(self, mounts: MountTable) -> None:
         """Walks start at the root of `mounts`."""
         self._mounts = mounts
+        self.guard = Guard(mounts)
 
     async def step(self, cred: Credentials, parent: Node, name: bytes) -> Node:
         """One name of one directory; the caller may search it."""
@@ -35,6 +37,7 @@ class Walker:
         if not st.is_dir:
             raise NotDirectoryError("not a directory")
         check(cred, st, os.X_OK, name)
+        await self.guard.check(cred, parent, LOOK)
         return await self._mounts.lookup(cred, parent, name)
 
     async def find(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
@@ -43,22 +46,39 @@ class Walker:
         if not st.is_dir:
             raise NotDirectoryError("not a directory")
         check(cred, st, os.X_OK, name)
+        await self.guard.check(cred, parent, LOOK)
         return await self._mounts.find(cred, parent, name)
 
-    async def node(self, cred: Credentials, where: Where, *, follow: bool = True) -> Node:
+    async def node(
+        self, cred: Credentials, where: Where, *, follow: bool = True, need: int = LOOK
+    ) -> Node:
         """The node that `where` leads to; the last symlink is followed only if `follow`.
+
+        `need` is what the paths of an agent must grant there; permission bits are the caller's
+        to check.
 
         Raises:
             NotFoundError: ENOENT. NotDirectoryError: ENOTDIR. AccessError: EACCES.
             SymlinkLoopError: ELOOP, over 40 symlinks. NameTooLongError: ENAMETOOLONG.
         """
+        node, _ = await self.reach(cred, where, follow=follow, need=need)
+        return node
+
+    async def reach(
+        self, cred: Credentials, where: Where, *, follow: bool = True, need: int = LOOK
+    ) -> tuple[Node, Node | None]:
+        """As `node`, with the directory in which it was found, where that is known."""
+        within: Node | None = None
         if isinstance(where, Node):
-            return where
-        if isinstance(where, At):
-            return await self.step(cred, where.parent, where.name)
-        walk = _Walk(self, cred)
-        trail = await walk.trail([self._mounts.root], _parts(where), follow=follow)
-        return trail[-1]
+            node = where
+        elif isinstance(where, At):
+            node, within = await self.step(cred, where.parent, where.name), where.parent
+        else:
+            walk = _Walk(self, cred)
+            trail = await walk.trail([self._mounts.root], _parts(where), follow=follow)
+            node, within = trail[-1], trail[-2] if len(trail) > 1 else None
+        await self.guard.check(cred, node, need, within)
+        return node, within
 
     async def readlink(self, cred: Credentials, node: Node) -> bytes:
         """The text of a symlink; in control trees the mode says who may read it."""

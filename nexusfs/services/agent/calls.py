@@ -8,13 +8,20 @@ may be run again, or its outcome is unknown and the model is told so.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
 
 from nexusfs.contracts.agent import AgentLoopConfig
-from nexusfs.contracts.errors import DisconnectedError, InvalidError, KernelError
+from nexusfs.contracts.errors import (
+    AccessError,
+    DisconnectedError,
+    InvalidError,
+    KernelError,
+    QuotaError,
+    UnknownToolError,
+)
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.contracts.tool import Tool, ToolResult
 from nexusfs.services.agent.seams import Dispatcher, Home
@@ -27,7 +34,10 @@ UNKNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tool call of a model; without `arguments`, `fault` says why they are no JSON object."""
+    """One tool call of a model; without `arguments`, `fault` says why they are no JSON object.
+
+    One of a tool that was not `offered` is refused, each time that it runs.
+    """
 
     call_id: str
     name: str
@@ -35,6 +45,7 @@ class Call:
     fault: str = ""
     read_only: bool = False
     repeatable: bool = False
+    offered: bool = True
 
 
 class Calls:
@@ -58,28 +69,61 @@ class Calls:
         process = self._process
         begun = set(process.begun or ())
         calls = [_call_of(raw, tools, process.spec.cwd) for raw in process.open_calls()]
-        self._note(calls)
+        calls = [  # decided before any runs, so that a person sees all questions at once
+            call if call.call_id in begun else await self._permitted(call, wait=False)
+            for call in self._noted(calls)
+        ]
         for group in self._groups(calls):
             await process.pause_point()
+            for number, call in enumerate(group):
+                if process.asks(call.call_id):
+                    group[number] = await self._permitted(call)
             await self._run_group(group, begun)
 
-    def _note(self, calls: list[Call]) -> None:
-        """Journals the intents, but for those that were journaled before a crash."""
+    def _noted(self, calls: list[Call]) -> list[Call]:
+        """The calls, their intents journaled, but for those that were before a crash.
+
+        A call for which no limit has room is no intent: it fails.
+        """
         noted = self._process.intents or set()
-        for call in calls:
-            if call.call_id not in noted:
-                self._process.record(
-                    "tool_call", id=call.call_id, name=call.name, arguments=call.arguments
-                )
+        return [call if call.call_id in noted else self._intent(call) for call in calls]
+
+    def _intent(self, call: Call) -> Call:
+        try:
+            self._process.check_tool()
+        except QuotaError as exc:
+            return replace(call, arguments=None, fault=str(exc))
+        self._process.record("tool_call", id=call.call_id, name=call.name, arguments=call.arguments)
+        return call
+
+    async def _permitted(self, call: Call, *, wait: bool = True) -> Call:
+        """The call as rules, and people where a rule asks them, let it run; or with its fault.
+
+        Before it is noted as begun: so a call that waits for an answer at a crash waits again.
+        """
+        if call.arguments is None or not call.offered:
+            return call  # running it says what is wrong
+        try:
+            arguments = await self._dispatcher.sys_permit(
+                self._process.cred, call.name, call.arguments, call.call_id, wait=wait
+            )
+        except (AccessError, QuotaError) as exc:
+            return replace(call, arguments=None, fault=str(exc))
+        except (UnknownToolError, InvalidError):
+            return call
+        return replace(call, arguments=arguments)
 
     def _groups(self, calls: list[Call]) -> list[list[Call]]:
+        """Neighbours that only read, and that nobody is asked about, are one group."""
         groups: list[list[Call]] = []
-        together = self._config.parallel_tool_dispatch
+        before = False
         for call in calls:
-            if together and call.read_only and groups and groups[-1][-1].read_only:
+            free = call.read_only and not self._process.asks(call.call_id)
+            if free and before and self._config.parallel_tool_dispatch:
                 groups[-1].append(call)
             else:
                 groups.append([call])
+            before = free
         return groups
 
     async def _run_group(self, group: list[Call], begun: set[str]) -> None:
@@ -183,7 +227,7 @@ def _call_of(raw: dict[str, Any], tools: Sequence[Tool], cwd: str) -> Call:
         return Call(raw["id"], name, None, "the arguments must be a JSON object")
     tool = next((one for one in tools if one.name == name), None)
     if tool is None:
-        return Call(raw["id"], name, arguments, repeatable=True)  # it is refused each time
+        return Call(raw["id"], name, arguments, repeatable=True, offered=False)
     return Call(
         raw["id"], name, arguments,
         read_only=tool.read_only, repeatable=tool.repeatable(cwd, arguments),

@@ -19,6 +19,7 @@ from nexusfs.contracts.errors import ModelError
 from nexusfs.contracts.model import Message, Usage, left_out_message
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.contracts.tool import Tool
+from nexusfs.services.agent.metered import ANSWER_TOKENS
 
 BYTES_A_TOKEN = 3
 """English has about 4; text that has fewer is met by the correction."""
@@ -26,8 +27,6 @@ MESSAGE_TOKENS = 8
 """What a message costs beside its text. Source: OpenAI's cookbook says 3 to 7."""
 TRIMMED_TO = 0.6
 """A trimmed prompt takes this part of the budget, so that not every step trims."""
-ANSWER_TOKENS = 4096
-"""Kept free for the answer where the spec has no max_tokens; a quarter of a small window."""
 NOTHING_SAID = "(empty)"
 SHORTEST_CHARS = 200
 """A message is cut down to this, not below."""
@@ -120,6 +119,7 @@ class Context:
             self._answers.append(self._answers[-1] + (message["role"] == "assistant"))
 
     def _reserved(self) -> int:
+        """What is kept free for the answer; of a small window a quarter."""
         asked = self._process.spec.model_settings.get("max_tokens")
         free = asked if isinstance(asked, int) else ANSWER_TOKENS
         return min(free, int(self._window) // 4)

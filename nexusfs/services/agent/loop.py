@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from nexusfs.contracts.agent import AgentLoopConfig, StepAction, StepResult
-from nexusfs.contracts.errors import DisconnectedError, KernelError, ModelError
+from nexusfs.contracts.errors import DisconnectedError, KernelError, ModelError, QuotaError
 from nexusfs.contracts.model import Message, ModelCall, ModelPort, ModelReply, Usage
 from nexusfs.contracts.proc import ProgramProcess
 from nexusfs.contracts.tool import Tool, new_call_id
 from nexusfs.services.agent.calls import Calls
 from nexusfs.services.agent.context import BYTES_A_TOKEN, Context
+from nexusfs.services.agent.metered import reserved
 from nexusfs.services.agent.output import schema_note
 from nexusfs.services.agent.seams import Dispatcher, Home, NoHome
 
 CLOSING_NOTE = "The turn limit is reached. Answer now, with what you have; no tools are left."
+LIMIT_NOTE = "A limit: {}. Answer now, with what you have; no tools are left."
 SUMMARISE = (
     "You summarise a conversation between a user, an assistant and its tools, so that the "
     "assistant can go on without it. Keep what was asked, decided, found and done, with names, "
@@ -85,12 +87,15 @@ class Loop:
         self._context: Context | None = None
         self._memory: str | None = None
 
-    async def step(self, *, closing: bool = False) -> StepResult:
+    async def step(self, *, closing: bool = False, limit: str = "") -> StepResult:
         """One turn; the scheduler's unit.
 
-        `closing` is the last turn of an agent at its limit: no tools, and the model is told so.
-        Returns `continue` after tool calls (and counts the turn), `done` with the answer as the
-        last message, or `error` when the model failed for good.
+        `closing` is the last turn of an agent at its limit: no tools, and the model is told so;
+        `limit` names it where it is not max_turns. Returns `continue` after tool calls (and counts
+        the turn), `done` with the answer as the last message, or `error` when the model failed for
+        good.
+
+        QuotaError EDQUOT: a limit has no room for the call; what came before it is recorded.
 
         Suspends for a model slot, the model and tools, and while the process is paused.
         Cancelling leaves the transcript as far as it got.
@@ -98,16 +103,24 @@ class Loop:
         process = self._process
         if not process.open and process.deliver():
             self._memory = None
+        if closing or process.open:  # the turn of calls that are open is under way already
+            return await self._step(closing=closing, limit=limit)
+        with process.hold_turn():
+            return await self._step(closing=False, limit="")
+
+    async def _step(self, *, closing: bool, limit: str) -> StepResult:
+        process = self._process
         start = len(process.transcript)
         tools: list[Tool] = []
         if process.open or not closing:
             tools = await self._ports.dispatcher.sys_tools(process.cred)
         if not process.open:
             if closing and not process.closing:
-                process.record("notice", message={"role": "user", "content": CLOSING_NOTE})
+                note = LIMIT_NOTE.format(limit) if limit else CLOSING_NOTE
+                process.record("notice", limit=limit, message={"role": "user", "content": note})
             try:
-                await self._ask(tools)
-            except DisconnectedError:
+                await self._ask(tools, closing=closing)
+            except (DisconnectedError, QuotaError):
                 raise
             except KernelError as exc:
                 process.unsay()
@@ -122,7 +135,7 @@ class Loop:
 
     # -- the model
 
-    async def _ask(self, tools: Sequence[Tool]) -> None:
+    async def _ask(self, tools: Sequence[Tool], *, closing: bool) -> None:
         """Asks until there is a reply, and records it. KernelError, also ModelError."""
         system = await self._system()
         if self._context is None:
@@ -130,15 +143,15 @@ class Loop:
         async with self._process.model_slot():
             for left in reversed(range(OVERFLOWS + 1)):
                 try:
-                    reply = await self._call(system, tools)
+                    await self._call(system, tools, closing=closing)
                     break
                 except ModelError as exc:
                     if exc.kind != "context_length" or not left or not self._context.refused():
                         raise
                     self._process.unsay()
-        self._take(reply, tools)
 
-    async def _call(self, system: str, tools: Sequence[Tool]) -> ModelReply:
+    async def _call(self, system: str, tools: Sequence[Tool], *, closing: bool) -> None:
+        """One call, within the limits; they are settled by the record of the reply."""
         process, spec = self._process, self._process.spec
         assert self._context is not None
         functions = [tool.function for tool in tools]
@@ -148,8 +161,14 @@ class Loop:
                 spec.model, messages, functions, spec.model_settings, spec.fallback_models,
                 str(process.pid),
             )  # fmt: skip
-            process.record("model_call", model=spec.model, messages=len(messages))
-            return await self._ports.models.complete(call, Observer(process))
+            held, call = await reserved(process, self._ports.models, call, closing=closing)
+            with held:
+                process.record("model_call", model=spec.model, messages=len(messages))
+                reply = await self._ports.models.complete(call, Observer(process))
+                self._take(reply, tools)
+                over = held.excess(reply.usage)
+                if over:
+                    process.record("excess", **over)
 
     def _take(self, reply: ModelReply, tools: Sequence[Tool]) -> None:
         """Records a reply; the calls in it are open from here on."""
@@ -192,8 +211,10 @@ class Loop:
         ]
         call = ModelCall(spec.model, asked, [], spec.model_settings, spec.fallback_models)
         try:
-            reply = await self._ports.models.complete(call, Unheard(self._process))
-        except ModelError:
+            held, call = await reserved(self._process, self._ports.models, call)
+            with held:
+                reply = await self._ports.models.complete(call, Unheard(self._process))
+        except (ModelError, QuotaError):
             return None
         summary = str(reply.message.get("content") or "")[: budget_tokens * BYTES_A_TOKEN // 4]
         return (summary, reply.usage) if summary else None

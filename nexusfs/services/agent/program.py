@@ -1,7 +1,7 @@
 """The program of an agent's process: turns until there is an answer, a limit or an error."""
 
 from nexusfs.contracts.agent import AgentLoopConfig, StepAction, StepResult
-from nexusfs.contracts.errors import InterruptedCallError, InvalidError
+from nexusfs.contracts.errors import InterruptedCallError, InvalidError, QuotaError
 from nexusfs.contracts.model import ModelPort
 from nexusfs.contracts.proc import EXIT_DONE, EXIT_FAILED, EXIT_LIMIT, Outcome, ProgramProcess
 from nexusfs.services.agent.loop import Loop, Ports
@@ -45,23 +45,35 @@ class AgentProgram:
                 result = await self._turn(process, loop)
             except InterruptedCallError:
                 continue
+            except QuotaError as exc:
+                return Outcome(EXIT_LIMIT, process.limit or str(exc), said_last(process))
             outcome = await self._after(process, loop, result)
             if outcome is not None:
                 return outcome
 
     async def _turn(self, process: ProgramProcess, loop: Loop) -> StepResult:
-        """One turn. InterruptedCallError when it was dropped."""
-        closing = (
-            process.rounds >= loop.config.max_turns and not process.has_mail and not process.open
-        )
+        """One turn. InterruptedCallError when it was dropped; QuotaError when it cannot be."""
         with process.turn_scope() as turn:
-            result = await loop.step(closing=closing)
+            result = await self._step(process, loop)
         if turn.interrupted:
             process.unsay()
             process.answer_open_calls(INTERRUPTED)
             process.record("interrupted")
             raise InterruptedCallError("the turn was dropped")
         return result
+
+    async def _step(self, process: ProgramProcess, loop: Loop) -> StepResult:
+        """One step; at a limit one without tools, as far as there is room for it."""
+        if process.open:
+            return await loop.step()
+        limit = process.limit or process.limit_reached() or ""
+        if not limit:
+            closing = process.rounds >= loop.config.max_turns and not process.has_mail
+            try:
+                return await loop.step(closing=closing)
+            except QuotaError as exc:
+                limit = str(exc)
+        return await loop.step(closing=True, limit=limit)
 
     async def _after(
         self, process: ProgramProcess, loop: Loop, result: StepResult
@@ -93,6 +105,8 @@ class AgentProgram:
                     message = {"role": "user", "content": ask_again(fault)}
                     process.record("notice", about="output_schema", message=message)
                     return None
+        if process.closing and process.limit:
+            return Outcome(EXIT_LIMIT, process.limit, answer)
         if process.spec.mode == "chat":
             return None
         if process.closing:
@@ -105,6 +119,12 @@ class AgentProgram:
 def untold(process: ProgramProcess) -> bool:
     """True when there is something that the model was not told yet, and that does not wait."""
     return process.has_mail or process.has_news
+
+
+def said_last(process: ProgramProcess) -> str:
+    """What the model last said; empty when it never did."""
+    said = (m for m in reversed(process.transcript) if m["role"] == "assistant")
+    return str(next(said, {}).get("content") or "")
 
 
 def expects_model(process: ProgramProcess) -> bool:

@@ -8,10 +8,17 @@ from nexusfs.contracts.tool import Tool, ToolResult
 
 
 class Dispatcher(Protocol):
-    """The two system calls that a turn needs; `Syscalls` has them."""
+    """The system calls that a turn needs; `Syscalls` has them."""
 
     async def sys_tools(self, cred: Credentials) -> list[Tool]:
         """The tools that the agent may use."""
+        ...
+
+    async def sys_permit(
+        self, cred: Credentials, name: str, arguments: dict[str, Any], call_id: str,
+        *, wait: bool = True,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The arguments with which a call may run; a person may have to be asked."""
         ...
 
     async def sys_dispatch(

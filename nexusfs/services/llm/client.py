@@ -25,7 +25,7 @@ import trio
 from pydantic_core import from_json
 
 from nexusfs.contracts.errors import ModelError, UnavailableError
-from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Usage
+from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Quote, Usage
 from nexusfs.services.llm.prefixes import Prefixes
 from nexusfs.services.llm.wire import LINE_BYTES
 
@@ -101,8 +101,11 @@ class _Connection:
         self._outbox_filled = trio.Event()
         self._prefixes = Prefixes()
 
-    def ask(self, number: int, call: ModelCall) -> None:
-        """Queues a call, without the messages that the worker has. ModelError when it is long."""
+    def ask(self, number: int, call: ModelCall, what: str) -> None:
+        """Queues a `call` or a `quote`, without the messages that the worker has.
+
+        ModelError when it is long.
+        """
         keep = self._prefixes.common(call.conversation, call.messages) if call.conversation else 0
         request = {
             "model": call.model,
@@ -112,7 +115,7 @@ class _Connection:
             "tools": call.tools,
             "settings": call.settings,
         }
-        size_bytes = self.post({"id": number, "call": request})
+        size_bytes = self.post({"id": number, what: request})
         if call.conversation:
             gone = self._prefixes.sent(call.conversation, call.messages, size_bytes)
             if gone:
@@ -287,11 +290,18 @@ class WorkerClient:
 
         Suspends until the answer is whole. Cancelling closes the provider's connection.
         """
+        return _reply_of(await self._asked(call, observer, "call"))
+
+    async def quote(self, call: ModelCall) -> Quote:
+        """Counts the prompt of a call and names its price. AttemptError, as for `complete`."""
+        return _quote_of(await self._asked(call, _Silent(), "quote"))
+
+    async def _asked(self, call: ModelCall, observer: ModelObserver, what: str) -> dict[str, Any]:
         connection = self._open()
         self._last_id += 1
         number = self._last_id
         pending = _Pending(observer)
-        connection.ask(number, call)
+        connection.ask(number, call, what)
         connection.calls[number] = pending
         try:
             await pending.done.wait()
@@ -301,7 +311,7 @@ class WorkerClient:
                 connection.post({"id": number, "cancel": True})
         if pending.error is not None:
             raise pending.error
-        return _reply_of(pending.reply or {})
+        return pending.reply or {}
 
     def _open(self) -> _Connection:
         """The living connection, or a new one. Does not suspend: a start takes 1 or 2 ms."""
@@ -352,6 +362,29 @@ def _how_it_ended(returncode: int | None) -> str:
     if returncode is not None and returncode < 0:
         return f"was ended by signal {-returncode}"
     return f"ended with status {returncode}"
+
+
+class _Silent:
+    """Hears of a quote, of which there is nothing to hear."""
+
+    def text(self, piece: str) -> None:
+        """There is none."""
+
+    def retry(self, model: str, error: str, delay_s: float) -> None:
+        """There is none."""
+
+
+def _quote_of(reply: dict[str, Any]) -> Quote:
+    """The worker's quote as the port wants it; AttemptError when it is malformed."""
+    try:
+        prices = {name: reply[name] for name in ("input_usd", "output_usd")}
+        paid = {name: None if usd is None else float(usd) for name, usd in prices.items()}
+        most = reply["max_output_tokens"]
+        return Quote(reply["model"], int(reply["input_tokens"]), **paid, max_output_tokens=most)
+    except (KeyError, TypeError, ValueError):
+        raise AttemptError(
+            "the model worker sent a malformed quote", kind="connection", retryable=True
+        ) from None
 
 
 def _reply_of(reply: dict[str, Any]) -> ModelReply:

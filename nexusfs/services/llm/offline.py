@@ -19,7 +19,7 @@ from hashlib import sha256
 import trio
 
 from nexusfs.contracts.errors import InvalidError, ModelError
-from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Usage
+from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Quote, Usage
 from nexusfs.services.llm.demo import demo_answer
 from nexusfs.services.llm.mock_history import history_fault
 from nexusfs.services.llm.script import Script, ScriptedUsage, Turn, pieces_of, text_of, tokens_of
@@ -62,6 +62,10 @@ class OfflineModels:
     def state(self) -> str:
         """Always there."""
         return "running"
+
+    async def quote(self, call: ModelCall) -> Quote:
+        """Characters / 4, for nothing."""
+        return Quote(call.model, tokens_of([*call.messages, *call.tools]))
 
     async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
         """The whole reply; its text goes to `observer` word by word. ModelError by the script."""

@@ -2,18 +2,24 @@
 
 import dataclasses
 import difflib
+import math
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import trio
 
 from nexusfs.contracts.errors import InvalidError, ModelError
-from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply
+from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Quote
 from nexusfs.services.llm.client import AttemptError, WorkerDiedError
 from nexusfs.services.llm.offline import OFFLINE, OfflineModels
 from nexusfs.services.llm.settings import check_settings
+
+R = TypeVar("R")
+Retry = Callable[[str, str, float], None]
+"""(model, error, seconds to wait): an attempt failed."""
 
 DEFAULT_TIMEOUT_S = 600.0
 """Of one silent wait for a provider. Source: the default of the openai client."""
@@ -48,6 +54,10 @@ class Attempts(Protocol):
 
     async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
         """One attempt; ModelError EREMOTEIO when it fails."""
+        ...
+
+    async def quote(self, call: ModelCall) -> Quote:
+        """Counts a call's prompt and names its price."""
         ...
 
     @property
@@ -153,7 +163,8 @@ class ModelRouter:
                 settings = {"timeout": DEFAULT_TIMEOUT_S, **settings}
             one = dataclasses.replace(call, model=model, settings=settings, fallback_models=())
             try:
-                return await self._attempts(one, observer)
+                make = partial(self._source(one).complete, one, observer)
+                return await self._attempts(one, make, observer.retry)
             except ModelError as exc:
                 if exc.kind == "auth":
                     raise ModelError(f"{exc}; {WHERE_KEYS_GO}", kind="auth") from None
@@ -162,15 +173,31 @@ class ModelRouter:
                 observer.retry(model, str(exc), 0.0)
         raise AssertionError("there is always a first model")
 
-    async def _attempts(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
+    async def quote(self, call: ModelCall) -> Quote:
+        """See `ModelPort.quote`: of the model and its fallbacks, the dearest.
+
+        InvalidError EINVAL, the model's name is wrong; ModelError EREMOTEIO, UnavailableError.
+        """
+        quotes = []
+        for name in (call.model, *call.fallback_models):
+            model = self.resolve(name)
+            one = dataclasses.replace(call, model=model)
+            quotes.append(
+                await self._attempts(one, partial(self._source(one).quote, one), _unheard)
+            )
+        return max(quotes, key=_dearness)
+
+    def _source(self, call: ModelCall) -> Attempts:
+        return self._offline if call.model.startswith(f"{OFFLINE}/") else self._worker
+
+    async def _attempts(self, call: ModelCall, make: Callable[[], Awaitable[R]], retry: Retry) -> R:
         """One model, tried until it answers, fails for good, or time is up."""
-        source = self._offline if call.model.startswith(f"{OFFLINE}/") else self._worker
         last_start = trio.current_time() + self._backoff.total_s
         attempt = deaths = 0
         while True:
             attempt += 1
             try:
-                return await source.complete(call, observer)
+                return await make()
             except ModelError as exc:
                 if isinstance(exc, WorkerDiedError) and deaths < WORKER_DEATHS:
                     attempt, deaths = attempt - 1, deaths + 1  # the provider did nothing wrong
@@ -180,7 +207,7 @@ class ModelRouter:
                 wait_s = self._backoff.wait_s(max(attempt, 1), asked_s, self._chance())
                 if trio.current_time() + wait_s > last_start:
                     raise
-                observer.retry(call.model, str(exc), wait_s)
+                retry(call.model, str(exc), wait_s)
             await trio.sleep(wait_s)
 
     def available(self) -> list[dict[str, Any]]:
@@ -210,3 +237,13 @@ class ModelRouter:
     def state(self) -> str:
         """One line for sys/services."""
         return self._worker.state
+
+
+def _unheard(model: str, error: str, delay_s: float) -> None:
+    """Of attempts to count a prompt nobody needs to know."""
+
+
+def _dearness(quote: Quote) -> tuple[float, int]:
+    """What of two quotes is the dearer one: an unknown price first of all."""
+    cost = quote.cost_usd(quote.input_tokens, quote.input_tokens)
+    return math.inf if cost is None else cost, quote.input_tokens

@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 from nexusfs.services.llm.assembly import Assembly, assistant_message
@@ -128,20 +129,22 @@ class Worker:
             if task is not None:
                 task.cancel()
         else:
-            call = request.get("call") or {}
+            what = "quote" if "quote" in request else "call"
+            call = request.get(what) or {}
             try:
                 call["messages"] = whole(self.conversations, call)
             except KeyError:
                 failure = Failure("connection", True, "the worker does not know the conversation")
                 self.send({"id": number, "error": failure.to_json()})
                 return
-            task = asyncio.create_task(self._answer(number, call))
+            work = self._quote(call) if what == "quote" else self._call(number, call)
+            task = asyncio.create_task(self._answer(number, work))
             self.tasks[number] = task
             task.add_done_callback(lambda _: self.tasks.pop(number, None))
 
-    async def _answer(self, number: int, call: dict[str, Any]) -> None:
+    async def _answer(self, number: int, work: Coroutine[Any, Any, dict[str, Any]]) -> None:
         try:
-            reply = await self._call(number, call)
+            reply = await work
         except asyncio.CancelledError:
             self._texts.pop(number, None)
         except BaseException as exc:  # whatever a provider's client raises is an answer too
@@ -151,6 +154,11 @@ class Worker:
             self.send({"id": number, "error": {**failure.to_json(), "message": message}})
         else:
             self.send({"id": number, "reply": reply})
+
+    async def _quote(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Counts in a thread: a long prompt takes 10 ms and more, and streams must go on."""
+        litellm = await asyncio.shield(self._litellm)
+        return await asyncio.to_thread(quote_of, litellm, call)
 
     async def _call(self, number: int, call: dict[str, Any]) -> dict[str, Any]:
         litellm = await asyncio.shield(self._litellm)
@@ -198,6 +206,7 @@ def import_litellm() -> Any:
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.num_retries = 0
+    litellm.disable_hf_tokenizer_download = True  # tokens are counted without the network
     litellm.modify_params = True  # Anthropic refuses a history with tool calls and no `tools`
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logger = logging.getLogger(name)
@@ -254,6 +263,30 @@ def window_of(litellm: Any, model: str) -> int | None:
     except Exception:  # an unknown model is a bare Exception in litellm
         return None
     return found if isinstance(found, int) and found > 0 else None
+
+
+def quote_of(litellm: Any, call: dict[str, Any]) -> dict[str, Any]:
+    """The `reply` object of a quote; tokens that litellm cannot count are bytes / 3."""
+    model, messages = call["model"], call["messages"]
+    try:
+        tokens = litellm.token_counter(
+            model=model, messages=copy.deepcopy(messages), tools=call.get("tools") or None
+        )
+    except Exception:  # whatever a tokenizer raises, over whatever a model wrote
+        tokens = len(json.dumps([messages, call.get("tools")], ensure_ascii=False).encode()) // 3
+    try:
+        info = litellm.get_model_info(model)
+        entry = litellm.model_cost[info["key"]]
+    except Exception:  # an unknown model is a bare Exception in litellm
+        info, entry = {}, {}
+    most = info.get("max_output_tokens")
+    return {
+        "model": model,
+        "input_tokens": tokens,
+        "input_usd": entry.get("input_cost_per_token"),
+        "output_usd": entry.get("output_cost_per_token"),
+        "max_output_tokens": most if isinstance(most, int) and most > 0 else None,
+    }
 
 
 def _count(usage: Any, name: str, said: Any) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nexusfs.contracts.cred import Credentials
+from nexusfs.contracts.rights import EVERYTHING, Grant
 from nexusfs.kernel.bound import BoundSyscalls
 
 
@@ -16,8 +17,9 @@ class Asker:
         files: the same caller's files.
         name: the agent's name, whose /home/<name> is HOME where it exists; empty for people.
         call_id: the call that runs them.
+        grants: the paths that the programs get.
         show: takes a kind and fields of a line for `events_pipe`.
-        ended: suspends until the agent has ended; for ever for people.
+        over: suspends until its programs must end, and says why; for ever for people.
     """
 
     cred: Credentials
@@ -25,4 +27,5 @@ class Asker:
     name: str
     call_id: str
     show: Callable[..., None]
-    ended: Callable[[], Awaitable[None]]
+    over: Callable[[], Awaitable[str]]
+    grants: tuple[Grant, ...] = EVERYTHING

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import trio
 
 from nexusfs.contracts.errors import NoSandboxError
-from nexusfs.contracts.sandbox import Grant, SandboxKind
+from nexusfs.contracts.rights import Grant
+from nexusfs.contracts.sandbox import SandboxKind
 from nexusfs.contracts.tool import ToolFiles
 from nexusfs.services.sandbox.limits import MIB, Rlimits
 from nexusfs.services.sandbox.mountinfo import mount_at, mounted

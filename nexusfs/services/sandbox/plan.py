@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nexusfs.contracts.errors import KernelError
-from nexusfs.contracts.sandbox import Access, Grant
+from nexusfs.contracts.rights import Access, Grant
 from nexusfs.contracts.tool import CONTROL_TREES, ToolFiles
 
 NEXUS = "/nexus"
@@ -22,9 +22,6 @@ RESERVED = re.compile(
 AT_THEIR_PLACE = 256
 """Top-level directories that are bound by themselves, the first by name: bubblewrap takes 60 ms for
 so many, and for twice as many 0.6 s. All others are under /nexus alone."""
-EVERYTHING = (Grant("/", "rw"), Grant("/bin", "r"), Grant("/etc", "r"))
-"""What a program gets that nothing narrows: all its user may, but no say in what agents there
-are and what rules they have."""
 
 
 @dataclass(frozen=True, slots=True)

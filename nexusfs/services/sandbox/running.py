@@ -196,8 +196,7 @@ class Running:
                 self._stop(_over_memory(settings))
 
     async def _watch_agent(self) -> None:
-        await self._asker.ended()
-        self._stop("its agent ended")
+        self._stop(await self._asker.over())
 
 
 def _over_memory(settings: SandboxSettings) -> str:

@@ -11,7 +11,8 @@ from typing import Protocol
 import trio
 
 from nexusfs.contracts.errors import CapacityError, NoSandboxError
-from nexusfs.contracts.sandbox import Command, Ended, Grant, SandboxKind
+from nexusfs.contracts.rights import EVERYTHING, Grant
+from nexusfs.contracts.sandbox import Command, Ended, SandboxKind
 from nexusfs.contracts.tool import ToolFiles
 from nexusfs.services.sandbox.asker import Asker
 from nexusfs.services.sandbox.bwrap import find_bubblewrap
@@ -19,7 +20,7 @@ from nexusfs.services.sandbox.callers import Callers
 from nexusfs.services.sandbox.cgroup import Cgroups, find_cgroups
 from nexusfs.services.sandbox.limits import Rlimits, SandboxSettings
 from nexusfs.services.sandbox.mountinfo import mount_at
-from nexusfs.services.sandbox.plan import EVERYTHING, Bind, is_directory
+from nexusfs.services.sandbox.plan import Bind, is_directory
 from nexusfs.services.sandbox.running import Running
 from nexusfs.services.sandbox.supervised import Supervisor, find_landlock
 from nexusfs.services.sandbox.tree import START_LIMIT_S, Job, Tree
@@ -159,11 +160,13 @@ class Sandboxes:
                 f"only root's mount can run programs as another user (you are {cred.uid}, the "
                 f"mount is {os.geteuid()}'s)"
             )
+        if holder.kind == "none" and asker.grants != EVERYTHING:
+            raise NoSandboxError("nothing here holds a program to the paths of its agent")
         return Job(
             command.argv,
             await self._environment(holder, asker, mountpoint),
             holder.inside(command.cwd, mountpoint),
-            tuple(await holder.plan(asker.files, EVERYTHING)),
+            tuple(await holder.plan(asker.files, asker.grants)),
             mountpoint, cred.uid, cred.gid, tuple(sorted(cred.groups)),
             self.settings, Rlimits.of(self.settings),
         )  # fmt: skip

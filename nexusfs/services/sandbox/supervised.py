@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import trio
 
 from nexusfs.contracts.errors import NoSandboxError
-from nexusfs.contracts.sandbox import Grant, SandboxKind
+from nexusfs.contracts.rights import Grant
+from nexusfs.contracts.sandbox import SandboxKind
 from nexusfs.contracts.tool import ToolFiles
 from nexusfs.services.sandbox import landlock
 from nexusfs.services.sandbox.plan import Bind, rules_of

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from nexusfs.contracts.errors import ToolFailedError
-from nexusfs.contracts.tool import ToolContext, tool
+from nexusfs.contracts.tool import PRIVATE_DATA, ToolContext, tool
 from nexusfs.services.tools.program import TIMEOUT_S, run_program
 
 
-@tool(name="exec", destructive=True, open_world=True, timeout_s=TIMEOUT_S)
+@tool(name="exec", destructive=True, open_world=True, timeout_s=TIMEOUT_S, labels=[PRIVATE_DATA])
 async def exec_(
     ctx: ToolContext,
     command: Annotated[

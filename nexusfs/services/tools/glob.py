@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import Field
 
 from nexusfs.contracts.errors import NotFoundError
-from nexusfs.contracts.tool import ToolContext, tool
+from nexusfs.contracts.tool import PRIVATE_DATA, ToolContext, tool
 from nexusfs.services.tools.missing import missing
 from nexusfs.services.tools.search import WalkSearch
 
 
-@tool(read_only=True, idempotent=True)
+@tool(read_only=True, idempotent=True, labels=[PRIVATE_DATA])
 async def glob(
     ctx: ToolContext,
     pattern: Annotated[str, Field(min_length=1, description="For example `src/**/*.py`.")],

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from nexusfs.contracts.errors import NotFoundError, ToolFailedError
-from nexusfs.contracts.tool import ToolContext, tool
+from nexusfs.contracts.tool import PRIVATE_DATA, ToolContext, tool
 from nexusfs.services.tools.missing import missing
 
 
-@tool(read_only=True, idempotent=True)
+@tool(read_only=True, idempotent=True, labels=[PRIVATE_DATA])
 async def grep(
     ctx: ToolContext,
     pattern: Annotated[str, Field(min_length=1, description="A regular expression (RE2).")],

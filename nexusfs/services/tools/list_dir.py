@@ -7,13 +7,13 @@ from pydantic import Field
 
 from nexusfs.contracts.errors import KernelError, NotDirectoryError, NotFoundError
 from nexusfs.contracts.node import DirEntry
-from nexusfs.contracts.tool import ToolContext, tool
+from nexusfs.contracts.tool import PRIVATE_DATA, ToolContext, tool
 from nexusfs.services.tools.missing import missing, shown
 
 _MARKS = {_stat.S_IFDIR: "/", _stat.S_IFLNK: "@"}
 
 
-@tool(read_only=True, idempotent=True)
+@tool(read_only=True, idempotent=True, labels=[PRIVATE_DATA])
 async def list_dir(
     ctx: ToolContext,
     path: Annotated[str, Field(description="The directory; relative to the cwd.")] = ".",

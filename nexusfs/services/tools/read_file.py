@@ -5,14 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from nexusfs.contracts.errors import IsDirectoryError, NotFoundError, ToolFailedError
-from nexusfs.contracts.tool import ToolContext, tool
+from nexusfs.contracts.tool import PRIVATE_DATA, ToolContext, tool
 from nexusfs.services.tools.missing import missing
 
 _BLOCK_BYTES = 256 * 1024
 """Read at a time; a status-like file, which renders anew at each open, fits in one."""
 
 
-@tool(read_only=True, idempotent=True)
+@tool(read_only=True, idempotent=True, labels=[PRIVATE_DATA])
 async def read_file(
     ctx: ToolContext,
     path: Annotated[str, Field(description="The file; absolute, or relative to the cwd.")],

@@ -34,7 +34,7 @@ def shown(table: ProcessTable) -> dict[int, dict[str, Any]]:
             **{n: bytes(getattr(process, n).data) for n in ("events", "stdout", "messages")},
             "transcript": process.transcript,
             "mail": list(process.mail),
-            "rights": process.rights,
+            "rights": list(process.rights.used()),
             "children": process.children,
             "groups": process.cred.groups,
             "dropped": process.dropped,

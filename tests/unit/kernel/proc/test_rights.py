@@ -10,7 +10,6 @@ from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import InvalidError, NotPermittedError
 from nexusfs.kernel.proc.process import Process
-from nexusfs.kernel.proc.rights import ToolCaveat, excess, may_use
 from nexusfs.kernel.proc.table import ProcessTable
 from tests.kernel_fixture import ALICE, BOB, ROOT, spawned, spec
 from tests.unit.kernel.proc.conftest import TOOLS
@@ -111,42 +110,6 @@ async def test_an_agent_has_its_spawners_user_and_groups(table: ProcessTable) ->
 
     cred = agent.cred
     assert (cred.uid, cred.gid, cred.groups, cred.agent_pid) == (7, 8, frozenset({9}), agent.pid)
-
-
-# Caveats
-
-
-@pytest.mark.parametrize(
-    ("allowed", "denied", "may"),
-    [
-        (None, (), True),
-        ((), (), False),
-        (("grep",), (), True),
-        (("gr*",), (), True),
-        (("Grep",), (), False),
-        (("*",), ("grep",), False),
-        (("*",), ("g*",), False),
-        (("grep",), ("glob",), True),
-    ],
-)
-def test_a_caveat_denies_first(
-    allowed: tuple[str, ...] | None, denied: tuple[str, ...], may: bool
-) -> None:
-    assert ToolCaveat(allowed, denied).holds("grep") is may
-
-
-def test_every_caveat_of_a_chain_must_hold() -> None:
-    chain = (ToolCaveat(("grep", "glob")), ToolCaveat(None, ("glob",)))
-
-    assert [may_use(chain, tool) for tool in ("grep", "glob", "act")] == [True, False, False]
-
-
-def test_excess_is_what_is_named_and_not_granted() -> None:
-    rights = (ToolCaveat(("g*",)),)
-
-    assert excess(rights, ToolCaveat(("grep", "act", "l*"))) == ["act"]
-    assert excess(rights, ToolCaveat(("act",), ("a*",))) == []
-    assert excess(rights, ToolCaveat(None)) == []
 
 
 # Narrowing at spawn

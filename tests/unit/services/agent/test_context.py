@@ -7,7 +7,7 @@ import pytest
 
 from nexusfs.contracts.agent import AgentLoopConfig, StepAction
 from nexusfs.contracts.errors import ModelError
-from nexusfs.contracts.model import Message, ModelCall, ModelReply, ScriptedModel, Usage
+from nexusfs.contracts.model import Message, ModelCall, ModelReply, Quote, ScriptedModel, Usage
 from nexusfs.kernel.proc.process import Process
 from nexusfs.services.agent.context import Context, tokens_of
 from nexusfs.services.agent.loop import Loop, Ports, agent_step
@@ -57,6 +57,9 @@ class Windowed:
         self.prompts.append(call.messages)
         message = wants(wish(f"call_{number}", "look", mark="m" * 300))
         return ModelReply(message, Usage(used, 20), "m", None, window)
+
+    async def quote(self, call: ModelCall) -> Quote:
+        return Quote(call.model, 0)
 
     def available(self) -> list[dict[str, Any]]:
         return []

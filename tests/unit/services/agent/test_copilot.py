@@ -6,7 +6,7 @@ from typing import Any
 import trio
 
 from nexusfs.boot.kernel import Kernel
-from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Usage
+from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Quote, Usage
 from nexusfs.contracts.task import NEWS_HEADING
 from tests.kernel_fixture import ALICE, booted, check_history, says, spec, until, wants, wish
 
@@ -35,6 +35,9 @@ class Stage:
                 await self.curtain.wait()
             return ModelReply(self.script.pop(0), Usage(), call.model)
         return ModelReply(says(f"done: {texts[0]}"), Usage(), call.model)
+
+    async def quote(self, call: ModelCall) -> Quote:
+        return Quote(call.model, 0)
 
     def available(self) -> list[dict[str, Any]]:
         return []

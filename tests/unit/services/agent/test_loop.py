@@ -14,6 +14,7 @@ from nexusfs.contracts.model import Message, ModelPort, ScriptedModel, Usage
 from nexusfs.contracts.proc import ProcState
 from nexusfs.kernel.proc.process import Process
 from nexusfs.services.agent.loop import CLOSING_NOTE, agent_step
+from nexusfs.services.agent.metered import ANSWER_TOKENS
 from tests.kernel_fixture import (
     ALICE,
     BareDispatcher,
@@ -138,7 +139,8 @@ async def test_the_spec_reaches_the_model_call() -> None:
     await stage.step(model)
 
     call = model.calls[0]
-    assert (call.model, call.fallback_models, call.settings) == ("a/b", ("c/d",), settings)
+    assert (call.model, call.fallback_models) == ("a/b", ("c/d",))
+    assert call.settings == {**settings, "max_tokens": ANSWER_TOKENS}
     assert [t["function"]["name"] for t in call.tools] == ["act", "crash", "fail", "look", "raw"]
 
 

@@ -11,8 +11,8 @@ from nexusfs.contracts.errors import DisconnectedError, NoSpaceError
 from nexusfs.contracts.model import ScriptedModel
 from nexusfs.contracts.proc import ProcState
 from nexusfs.contracts.tool import Tool, ToolContext, tool
-from nexusfs.kernel.proc.host import Host
 from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.steps import Host
 from nexusfs.services.agent.calls import UNKNOWN
 from nexusfs.services.agent.loop import agent_step
 from tests.kernel_fixture import (

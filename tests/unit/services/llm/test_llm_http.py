@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -213,6 +214,16 @@ def test_a_known_price_is_counted_and_an_unknown_one_is_none(world: World, obser
     assert known.cost_usd == pytest.approx(1000 * 0.15e-6 + 500 * 0.6e-6)
     assert unknown.cost_usd is None
     assert (unknown.input_tokens, unknown.output_tokens) == (1000, 500)
+
+
+def test_a_quote_counts_the_prompt_and_knows_the_price_or_not(world: World) -> None:
+    calls = [world.call("word " * 500, model=model) for model in ("openai/gpt-4o-mini", "openai/x")]
+
+    known, unknown = (world.run(partial(world.router.quote, one)) for one in calls)
+
+    assert (known.input_usd, known.output_usd) == (0.15e-6, 0.6e-6)
+    assert 500 < known.input_tokens < 700 and known.max_output_tokens == 16_384
+    assert 500 < unknown.input_tokens < 700 and not unknown.is_known
 
 
 def test_a_history_with_an_unanswered_call_is_refused(world: World, observer: Any) -> None:

@@ -1,5 +1,6 @@
 """Retries, fallbacks and names, with a fake in place of the worker and a virtual clock."""
 
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import trio
 
 from nexusfs.contracts.errors import InvalidError, ModelError
-from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Usage
+from nexusfs.contracts.model import ModelCall, ModelObserver, ModelReply, Quote, Usage
 from nexusfs.services.llm.client import AttemptError, WorkerDiedError
 from nexusfs.services.llm.router import Backoff, ModelRouter
 
@@ -23,6 +24,7 @@ class FakeWorker:
     def __init__(self, *outcomes: ModelError | str) -> None:
         self.outcomes = list(outcomes)
         self.calls: list[tuple[float, ModelCall]] = []
+        self.quotes: dict[str, Quote] = {}
 
     async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
         self.calls.append((trio.current_time(), call))
@@ -30,6 +32,9 @@ class FakeWorker:
         if isinstance(outcome, ModelError):
             raise outcome
         return ModelReply({"role": "assistant", "content": outcome}, Usage(), call.model)
+
+    async def quote(self, call: ModelCall) -> Quote:
+        return self.quotes[call.model]
 
     @property
     def waits(self) -> list[float]:
@@ -176,3 +181,20 @@ def test_available_says_which_key_is_missing() -> None:
     assert ready["offline/demo"] is ready["openai/gpt-5"] is True
     assert ready["anthropic/claude-haiku-4-5"] is False
     assert "ANTHROPIC_API_KEY" in rows[-1]["why"]
+
+
+async def test_a_quote_is_of_the_dearest_model_that_may_answer(calls: Any) -> None:
+    worker = FakeWorker("ok")
+    worker.quotes = {
+        "openai/cheap": Quote("openai/cheap", 10, 1e-6, 1e-6),
+        "openai/dear": Quote("openai/dear", 10, 1e-5, 1e-5),
+        "openai/unknown": Quote("openai/unknown", 10, None, None),
+    }
+
+    async def of(model: str, *fallbacks: str) -> str:
+        call = dataclasses.replace(calls.of("x"), model=model, fallback_models=fallbacks)
+        return (await router(worker).quote(call)).model
+
+    assert await of("openai/cheap", "openai/dear") == "openai/dear"
+    assert await of("openai/dear", "openai/unknown", "openai/cheap") == "openai/unknown"
+    assert await of("openai/cheap", "offline/echo") == "openai/cheap"

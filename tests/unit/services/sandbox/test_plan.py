@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nexusfs.contracts.sandbox import Access, Grant
+from nexusfs.contracts.rights import EVERYTHING, Access, Grant, grant
 from nexusfs.services.sandbox.plan import (
     AT_THEIR_PLACE,
-    EVERYTHING,
     Bind,
     binds_of,
     inside,
@@ -28,7 +27,7 @@ def files(tmp_path: Path) -> HostFiles:
 
 
 def grants(**paths: Access) -> list[Grant]:
-    return [Grant(path.replace("_", "/"), access) for path, access in paths.items()]
+    return [grant(path.replace("_", "/"), access) for path, access in paths.items()]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ async def test_single_grants_are_bound_alone_beside_the_control_trees(files: Hos
 
 
 async def test_the_longer_path_decides_at_both_its_places(files: HostFiles) -> None:
-    found = await binds_of(files, [Grant("/work/deep", "r"), Grant("/", "rw")])
+    found = await binds_of(files, [grant("/work/deep", "r"), grant("/", "rw")])
 
     assert found[-2:] == [
         Bind("/work/deep", "/nexus/work/deep", "r"), Bind("/work/deep", "/work/deep", "r"),
@@ -76,7 +75,7 @@ async def test_of_very_many_directories_the_first_are_at_their_place(
     for number in range(AT_THEIR_PLACE + 5):
         (tmp_path / f"d{number:04}").mkdir()
 
-    places = [bind.place for bind in await binds_of(files, [Grant("/", "rw")])]
+    places = [bind.place for bind in await binds_of(files, [grant("/", "rw")])]
 
     assert len(places) == AT_THEIR_PLACE + 1 and "/d0255" in places and "/work" not in places
 
@@ -93,7 +92,7 @@ async def test_rules_spell_out_what_has_an_exception(files: HostFiles) -> None:
 async def test_rules_spell_out_an_exception_that_is_deep(files: HostFiles) -> None:
     found = {
         rule.source: rule.access
-        for rule in await rules_of(files, [Grant("/work", "rw"), Grant("/work/deep", "r")])
+        for rule in await rules_of(files, [grant("/work", "rw"), grant("/work/deep", "r")])
     }
 
     assert found == {

@@ -1,0 +1,305 @@
+"""What an agent may use and hand on: a chain of caveats that must all hold, appended at spawn.
+
+Two sets: what an agent may *use* is what its own caveats say and what all its ancestors may *hand
+on*. The chain is followed through the ancestors' own objects each time, so that a caveat which an
+ancestor gets later binds its descendants from that moment, whoever their parent is by then. What
+was found is kept until a caveat is added anywhere in the tree (`Tree.generation`).
+
+Concurrency: in the trio thread; nothing suspends.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
+
+import trio
+
+from nexusfs.contracts.agent import AgentSpec
+from nexusfs.contracts.proc import KERNEL_PID
+from nexusfs.contracts.rights import Grant, Rules, access_of, grant, joined
+
+Globs = tuple[str, ...]
+Lists = tuple[tuple[Grant, ...], ...]
+"""Lists of paths that must all grant a file call; empty: all paths."""
+
+
+def matches(globs: Globs | None, name: str) -> bool:
+    """True when a glob fits, or nothing is said."""
+    return globs is None or any(fnmatchcase(name, glob) for glob in globs)
+
+
+def is_glob(name: str) -> bool:
+    """True for a pattern, False for a plain name."""
+    return any(char in name for char in "*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one caveat lets through; None says nothing.
+
+    Attributes:
+        tools, denied: globs of tools; what is denied is not let through, whatever `tools` says.
+        paths: grants; of two the longer path decides.
+        models, agents: globs of models, and of installed agents to start.
+    """
+
+    tools: Globs | None = None
+    denied: Globs = ()
+    paths: tuple[Grant, ...] | None = None
+    models: Globs | None = None
+    agents: Globs | None = None
+
+    def allows(self, kind: str, name: str) -> bool:
+        """True when it lets a tool, model or agent of that name through."""
+        if kind == "tools" and self.denied and matches(self.denied, name):
+            return False
+        globs: Globs | None = getattr(self, kind)
+        return matches(globs, name)
+
+    def to_json(self) -> dict[str, Any]:
+        """What it says, as the journal keeps it."""
+        said: dict[str, Any] = {}
+        for kind in ("tools", "denied", "models", "agents"):
+            globs: Globs | None = getattr(self, kind)
+            if globs is not None and (globs or kind != "denied"):
+                said[kind] = list(globs)
+        if self.paths is not None:
+            said["paths"] = [[one.path, one.access] for one in self.paths]
+        return said
+
+    @classmethod
+    def of_json(cls, said: dict[str, Any]) -> "Bounds":
+        """The bounds of `to_json`."""
+        globs = {kind: tuple(value) for kind, value in said.items() if kind != "paths"}
+        paths = said.get("paths")
+        grants = None if paths is None else tuple(grant(path, access) for path, access in paths)
+        return cls(**globs, paths=grants)
+
+
+@dataclass(frozen=True, slots=True)
+class Caveat:
+    """One link of the chain: what its owner may use, and what it may hand on."""
+
+    use: Bounds
+    hand_on: Bounds
+    rules: Rules | None = None
+
+    @classmethod
+    def of(cls, spec: AgentSpec) -> "Caveat":
+        """What a spec asks for, and so all it gets; equal ones are one object, for many agents."""
+        return _shared(cls._said(spec))
+
+    @classmethod
+    def _said(cls, spec: AgentSpec) -> "Caveat":
+        use = Bounds(spec.tools, spec.disallowed_tools, spec.paths)
+        given, rules = spec.delegate, spec.rules
+        if spec.permission_mode is not None:
+            rules = Rules.model_validate({**dict(rules or {}), "mode": spec.permission_mode})
+        if given is None:
+            return cls(use, use, rules)
+        own_tools = given.tools is None
+        return cls(use, Bounds(
+            use.tools if own_tools else given.tools,
+            use.denied if own_tools else (),
+            use.paths if given.paths is None else given.paths,
+            given.models,
+            given.agents,
+        ), rules)  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """What it says, as the journal keeps it."""
+        said: dict[str, Any] = {"use": self.use.to_json()}
+        if self.hand_on != self.use:
+            said["hand_on"] = self.hand_on.to_json()
+        if self.rules is not None:
+            said["rules"] = self.rules.model_dump(mode="json", exclude_defaults=True)
+        return said
+
+    @classmethod
+    def of_json(cls, said: dict[str, Any]) -> "Caveat":
+        """The caveat of `to_json`."""
+        use, rules = Bounds.of_json(said["use"]), said.get("rules")
+        hand_on = Bounds.of_json(said["hand_on"]) if "hand_on" in said else use
+        return _shared(cls(use, hand_on, None if rules is None else Rules.model_validate(rules)))
+
+
+@lru_cache(1000)
+def _shared(caveat: Caveat) -> Caveat:
+    return caveat
+
+
+NOTHING = Caveat(Bounds((), paths=()), Bounds((), paths=(), models=(), agents=()))
+"""What binds an agent whose ancestor's caveats cannot be read any more."""
+
+
+@dataclass(slots=True)
+class Tree:
+    """What all chains of one family share: how often a caveat was added, and who waits for one."""
+
+    generation: int = 0
+    waiters: trio.lowlevel.ParkingLot | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Rights:
+    """The caveats of one process, and the way to those of its ancestors.
+
+    Attributes:
+        pid: whose they are.
+        caveats: its own, in the order in which they came.
+        above: its parent's at its spawn; None for what a person started.
+    """
+
+    pid: int = 0
+    caveats: tuple[Caveat, ...] = ()
+    above: "Rights | None" = None
+    _tree: Tree = field(default_factory=Tree)
+    _known: dict[str, bool] | None = None
+    _paths: Lists = ()
+    _generation: int = -1
+
+    def hang_below(self, above: "Rights | None") -> None:
+        """Says whose child it is."""
+        self.above = above
+        if above is not None:
+            self._tree = above._tree
+        self._tree.generation += 1
+
+    def add(self, caveat: Caveat) -> None:
+        """Cuts this process and, at once, all its descendants."""
+        self.caveats = (*self.caveats, caveat)
+        self._tree.generation += 1
+        if self._tree.waiters is not None:
+            self._tree.waiters.unpark_all()
+
+    async def paths_change(self, before: Lists) -> None:
+        """Suspends while the same paths are granted as `before`. Cancelling has no effect."""
+        while self.grants() == before:
+            self._tree.waiters = self._tree.waiters or trio.lowlevel.ParkingLot()
+            await self._tree.waiters.park()
+
+    def may_use(self, tool: str) -> bool:
+        """True when every caveat of the chain lets the tool through."""
+        if self._generation != self._tree.generation or self._known is None:
+            self._forget()
+        assert self._known is not None
+        known = self._known.get(tool)
+        if known is None:
+            known = self._known[tool] = self.denier("tools", tool) is None
+        return known
+
+    def may_hand_on(self, kind: str, name: str) -> bool:
+        """True when a child may get a tool, model or agent of that name."""
+        return all(bounds.allows(kind, name) for _, bounds in self.handed_on())
+
+    def may_call(self, model: str) -> bool:
+        """True when the ancestors hand the model on."""
+        return all(bounds.allows("models", model) for _, bounds in self.used())
+
+    def denier(self, kind: str, name: str) -> int | None:
+        """The pid of the nearest whose caveat is in the way of using something; None: nobody's."""
+        return next((pid for pid, one in self.used() if not one.allows(kind, name)), None)
+
+    def grants(self) -> Lists:
+        """The lists of paths that must all grant a file call."""
+        if self._generation != self._tree.generation:
+            self._forget()
+        return self._paths
+
+    def paths(self) -> tuple[Grant, ...]:
+        """The same as one list."""
+        return joined(list(self.grants()))
+
+    def hand_on_access(self, path: str) -> str:
+        """`rw`, `r` or nothing: what a child may get of a path."""
+        lists = [bounds.paths for _, bounds in self.handed_on() if bounds.paths is not None]
+        return min((access_of(grants, path) for grants in lists), default="rw")
+
+    def rules(self) -> Iterator[tuple[int, Rules]]:
+        """(pid, rules) of the whole chain: they bind descendants as they bind whose they are."""
+        rights: Rights | None = self
+        while rights is not None:
+            for caveat in rights.caveats:
+                if caveat.rules is not None:
+                    yield rights.pid, caveat.rules
+            rights = rights.above
+
+    def used(self) -> Iterator[tuple[int, Bounds]]:
+        """(pid, bounds) of the chain that binds what it uses, its own first."""
+        for caveat in self.caveats:
+            yield self.pid, caveat.use
+        if self.above is not None:
+            yield from self.above.handed_on()
+
+    def handed_on(self) -> Iterator[tuple[int, Bounds]]:
+        """(pid, bounds) of the chain that binds what it may hand on."""
+        rights: Rights | None = self
+        while rights is not None:
+            for caveat in rights.caveats:
+                yield rights.pid, caveat.hand_on
+            rights = rights.above
+
+    def shown(self, tools: list[str]) -> dict[str, Any]:
+        """What proc/<pid>/grants says: each right with the pid of the one who set it."""
+        used = list(self.used())
+        return {
+            "tools": {name: self._shown_tool(name, used) for name in tools},
+            "paths": [
+                {"path": one.path, "access": one.access, "by": self._path_setter(one, used)}
+                for one in self.paths()
+            ],
+            "models": [{"only": list(b.models), "by": pid} for pid, b in used if b.models],
+            "hand_on": {
+                "tools": [name for name in tools if self.may_hand_on("tools", name)],
+                **{
+                    kind: [
+                        {"only": list(globs), "by": pid}
+                        for pid, bounds in self.handed_on()
+                        if (globs := getattr(bounds, kind)) is not None
+                    ]
+                    for kind in ("models", "agents")
+                },
+            },
+        }
+
+    def _shown_tool(self, name: str, used: list[tuple[int, Bounds]]) -> dict[str, Any]:
+        denier = self.denier("tools", name)
+        if denier is not None:
+            return {"use": False, "by": denier}
+        setter = next((pid for pid, bounds in used if bounds.tools is not None), KERNEL_PID)
+        return {"use": True, "by": setter}
+
+    def _path_setter(self, one: Grant, used: list[tuple[int, Bounds]]) -> int:
+        """Who set the access of a path: the nearest that grants no more."""
+        return next(
+            pid
+            for pid, bounds in used
+            if bounds.paths is not None and access_of(bounds.paths, one.path) == one.access
+        )
+
+    def _forget(self) -> None:
+        self._known = {}
+        self._paths = tuple(
+            dict.fromkeys(bounds.paths for _, bounds in self.used() if bounds.paths is not None)
+        )
+        self._generation = self._tree.generation
+
+
+def excess_of(above: list[Bounds], wanted: Bounds, tools_of: Globs | None) -> list[str]:
+    """What `wanted` names and some of `above` does not let through; `tools_of` are named tools.
+
+    A glob asks for what there is, so it is never too much.
+    """
+    found: list[str] = []
+    for kind, names in (("tools", tools_of), ("models", wanted.models), ("agents", wanted.agents)):
+        for name in names or ():
+            asked = not is_glob(name) and not (kind == "tools" and not wanted.allows(kind, name))
+            if asked and not all(bounds.allows(kind, name) for bounds in above):
+                found.append(name)
+    lists = [bounds.paths for bounds in above if bounds.paths is not None]
+    for one in wanted.paths or ():
+        if min((access_of(grants, one.path) for grants in lists), default="rw") < one.access:
+            found.append(f"{one.path} ({one.access})")
+    return found
