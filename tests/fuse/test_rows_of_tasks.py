@@ -18,6 +18,8 @@ from tests.fuse.task_faces import TaskCalls, TaskFace, TaskFiles, TaskTools, lin
 
 pytestmark = pytest.mark.fuse
 
+ROOM = {"NEXUSFS_SLOTS_PER_OWNER": "500", "NEXUSFS_MODEL_SLOTS": "500"}
+"""For the model calls that hang until the end of the module."""
 FINAL = {"completed", "failed", "canceled", "rejected"}
 ASKS = [call("ask", question="which one?"), {"content": "the end"}]
 SCRIPT = {
@@ -54,11 +56,13 @@ def desk(
 ) -> Iterator[TaskFace]:
     """One kernel for each way; see tests/fuse/task_faces.py."""
     if request.param != "python":
-        face = FilesFace(mounts.mount(f"tasks-{request.param}"))
+        face = FilesFace(mounts.mount(f"tasks-{request.param}", env=ROOM))
         yield TaskFiles(face) if request.param == "files" else TaskTools(face)
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        for name, value in ROOM.items():
+            patch.setenv(name, value)
         with connect_sync(tmp_path_factory.mktemp("tasks") / "store") as kernel:
             yield TaskCalls(PythonFace(kernel))
 
