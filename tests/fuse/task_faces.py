@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.fuse.faces import Face, FilesFace, PythonFace, Refused
-from tests.fuse.shell import PATIENCE_S, name_of, request, until
+from tests.fuse.shell import PATIENCE_S, call, name_of, request, until
 
 Collected = tuple[dict[int, str], list[int]]
 """({task id: state}, ids of those that are pending)."""
@@ -196,3 +196,40 @@ def reaches(face: Face, task_id: int, state: str, copilot: int = 1) -> int:
     path = f"/proc/{copilot}/tasks/{task_id}/status"
     until(lambda: face.text(path) == f"{state}\n")
     return task_id
+
+
+ASKS = [call("ask", question="which one?"), {"content": "the end"}]
+WORKERS = {
+    "conversations": [
+        {"match": "say", "turns": [{"content": "apples"}]},
+        {"match": "fail", "turns": [{"error": "no paper"}]},
+        {"match": "steps", "turns": [*[call("list_dir", path="/bin")] * 3, {"content": "end"}]},
+        {"match": "ask", "turns": ASKS},
+        {"match": "draft", "turns": [call("ask", question="good?", draft="a draft"), *ASKS[1:]]},
+        {
+            "match": "file",
+            "turns": [
+                call("write_file", path="/report.md", content="# a report\n"),
+                call("artifact", path="/report.md"),
+                {"content": "delivered"},
+            ],
+        },
+        {
+            "match": "again",
+            "turns": [
+                call("delegate", message="again", worker={"name": "echoes"}),
+                call("collect"),
+                {"content": "that is all"},
+            ],
+        },
+        {"turns": [{"hang": True}]},
+    ]
+}
+"""What workers of the tests do, by a word of their message; others hang."""
+
+
+def worker_model(directory: Path) -> dict[str, str]:
+    """The model of a worker that plays WORKERS."""
+    script = directory / "workers.json"
+    script.write_text(json.dumps(WORKERS))
+    return {"model": f"offline/script:{script}"}

@@ -1,11 +1,8 @@
 """The behaviours of the reference runtime: delegation and review, by files, calls and tools."""
 
 import json
-import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,41 +10,23 @@ import pytest
 from nexusfs.boot.connect import connect_sync
 from tests.fuse.conftest import Mounts
 from tests.fuse.faces import FilesFace, PythonFace, Refused, refusal, transcript
-from tests.fuse.shell import call, until
-from tests.fuse.task_faces import TaskCalls, TaskFace, TaskFiles, TaskTools, lines, reaches, task
+from tests.fuse.shell import until
+from tests.fuse.task_faces import (
+    TaskCalls,
+    TaskFace,
+    TaskFiles,
+    TaskTools,
+    lines,
+    reaches,
+    task,
+    worker_model,
+)
 
 pytestmark = pytest.mark.fuse
 
 ROOM = {"NEXUSFS_SLOTS_PER_OWNER": "500", "NEXUSFS_MODEL_SLOTS": "500"}
 """For the model calls that hang until the end of the module."""
 FINAL = {"completed", "failed", "canceled", "rejected"}
-ASKS = [call("ask", question="which one?"), {"content": "the end"}]
-SCRIPT = {
-    "conversations": [
-        {"match": "say", "turns": [{"content": "apples"}]},
-        {"match": "fail", "turns": [{"error": "no paper"}]},
-        {"match": "steps", "turns": [*[call("list_dir", path="/bin")] * 3, {"content": "end"}]},
-        {"match": "ask", "turns": ASKS},
-        {"match": "draft", "turns": [call("ask", question="good?", draft="a draft"), *ASKS[1:]]},
-        {
-            "match": "file",
-            "turns": [
-                call("write_file", path="/report.md", content="# a report\n"),
-                call("artifact", path="/report.md"),
-                {"content": "delivered"},
-            ],
-        },
-        {
-            "match": "again",
-            "turns": [
-                call("delegate", message="again", worker={"name": "echoes"}),
-                call("collect"),
-                {"content": "that is all"},
-            ],
-        },
-        {"turns": [{"hang": True}]},
-    ]
-}
 
 
 @pytest.fixture(scope="module", params=["files", "python", "tools"])
@@ -70,9 +49,7 @@ def desk(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A worker that plays what its message says."""
-    script = tmp_path_factory.mktemp("script") / "workers.json"
-    script.write_text(json.dumps(SCRIPT))
-    return {"model": f"offline/script:{script}"}
+    return worker_model(tmp_path_factory.mktemp("script"))
 
 
 Give = Callable[..., int]
@@ -430,89 +407,3 @@ def test_a_runaway_delegation_is_stopped_by_a_limit(
         or desk.face.agent(pid)["state"] in ("zombie", "stopped")
         for pid in pids
     )
-
-
-# What only files have
-
-
-@pytest.fixture(scope="module")
-def shell(mounts: Mounts, model: dict[str, str]) -> Path:
-    return mounts.mount("tasks-shell")
-
-
-def test_a_line_of_shell_delegates_and_last_leads_to_the_task(
-    shell: Path, model: dict[str, str]
-) -> None:
-    script = f"""
-        echo '{{"message": "say it", "worker": {json.dumps(model)}}}' > proc/1/delegate
-        cat proc/1/tasks/.last/wait proc/1/tasks/.last/result
-    """
-
-    done = subprocess.run(
-        ["bash", "-ec", script], cwd=shell, capture_output=True, text=True, check=False,
-        timeout=30, start_new_session=True,
-    )  # fmt: skip
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("completed done\napples\n")
-
-
-def test_a_stream_is_followed_to_its_end_and_a_cancel_ends_it(
-    shell: Path, model: dict[str, str]
-) -> None:
-    desk = TaskFiles(FilesFace(shell))
-    task_id = desk.delegate("hang", worker=model)["task_id"]
-    pipe = shell / f"proc/1/tasks/{task_id}/events_pipe"
-
-    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdout
-        assert '"submitted"' in reader.stdout.readline()
-        assert '"working"' in reader.stdout.readline()
-        desk.cancel(task_id)
-        assert '"canceled"' in reader.stdout.read()
-
-    assert reader.returncode == 0
-
-
-def test_a_stale_version_is_ebusy_and_says_to_look_again(
-    shell: Path, model: dict[str, str]
-) -> None:
-    desk = TaskFiles(FilesFace(shell))
-    task_id = reaches(desk.face, desk.delegate("ask", worker=model)["task_id"], "input-required")
-    seen = task(desk.face, task_id)["version"]
-
-    order = {"verb": "revise", "text": "two\nlines", "version": seen}
-    with pytest.raises(Refused, match="look at it again") as caught:
-        desk._ask(f"proc/1/tasks/{task_id}/ctl", {**order, "version": seen - 1})
-    desk._ask(f"proc/1/tasks/{task_id}/ctl", order)
-
-    assert caught.value.errno == "EBUSY"
-    desk.collect([task_id])
-    assert transcript(desk.face, task_id)[2]["content"] == "revise: two\nlines"
-
-
-def test_workspaces_are_not_supported_and_say_so(shell: Path, model: dict[str, str]) -> None:
-    desk = TaskFiles(FilesFace(shell))
-    task_id = desk.delegate("say", worker=model)["task_id"]
-
-    assert refusal(lambda: desk.review(task_id, "merge")) == "EOPNOTSUPP"
-    with pytest.raises(OSError, match="not supported"):
-        (shell / f"proc/1/tasks/{task_id}/diff").read_text()
-
-
-def test_a_dropped_task_is_gone_from_the_listing(shell: Path, model: dict[str, str]) -> None:
-    desk = TaskFiles(FilesFace(shell))
-    task_id = desk.delegate("say", worker=model)["task_id"]
-    desk.collect([task_id])
-
-    desk.review(task_id, "drop")
-
-    assert str(task_id) not in os.listdir(shell / "proc/1/tasks")
-    assert not (shell / f"proc/1/tasks/{task_id}").exists()
-    assert not (shell / f"proc/{task_id}").exists()
-
-
-def test_a_fresh_read_of_delegate_is_the_schema(shell: Path) -> None:
-    schema = json.loads((shell / "proc/1/delegate").read_text())
-
-    assert {"message", "worker", "delivery", "after"} <= schema["properties"].keys()
