@@ -1,8 +1,9 @@
-"""What a new store holds: the directories of the tree, a README, and one agent."""
+"""What a new store holds: the directories of the tree, a README, and a few agents."""
 
 import contextlib
 import os
 
+from nexusfs.boot.first_agents import AGENTS
 from nexusfs.boot.kernel import Backing
 from nexusfs.contracts.audit import AuditLog
 from nexusfs.contracts.cred import KERNEL_CRED, Credentials
@@ -14,16 +15,6 @@ from nexusfs.kernel.syscalls import Syscalls
 
 DIRECTORIES = {"/bin": 0o755, "/etc": 0o755, "/home": 0o755, "/var": 0o755, "/var/log": 0o755}
 TMP_MODE = 0o1777
-
-ASSISTANT = b"""---
-name: assistant
-description: Answers questions about the files of this tree.
-model: inherit
-tools: read_file, list_dir, glob, grep
----
-You answer questions about the files of this tree. Look before you answer: list, search and
-read files with your tools, then say briefly what you found and in which file.
-"""
 
 README = b"""This directory is NexusFS: agents, tools and files behind one mount.
 
@@ -44,7 +35,13 @@ Look at an agent, talk to it, end it:
     cat proc/2/events                     # everything that happened to it, as JSON Lines
     cat proc/2/messages.jsonl             # the conversation
     echo 'and now?' > proc/2/stdin        # a message for a chat agent
-    echo 'term enough' > proc/2/ctl       # term kill int stop cont checkpoint steer nice reap
+    echo 'term enough' > proc/2/ctl       # read ctl for its verbs
+
+Hand out work and collect it; bin/copilot.md does the same for you:
+
+    echo '{"message": "summarise /README", "worker": "researcher"}' > proc/1/delegate
+    cat proc/1/tasks/.last/events_pipe    # submitted, working, progress, completed
+    cat proc/1/tasks/.last/result         # and echo 'cancel' > proc/1/tasks/.last/ctl
 
 Run a tool yourself; what an agent's tool can do, you can:
 
@@ -66,8 +63,9 @@ async def populate(calls: Syscalls, cred: Credentials) -> None:
         return
     for path, mode in DIRECTORIES.items():
         await calls.sys_mkdir(cred, path, mode)
-    await bound.write_file("/bin/assistant.md", ASSISTANT)
-    await calls.sys_setattr(cred, "/bin/assistant.md", Change(mode=0o755))
+    for name, text in AGENTS.items():
+        await bound.write_file(f"/bin/{name}.md", text)
+        await calls.sys_setattr(cred, f"/bin/{name}.md", Change(mode=0o755))
     await bound.write_file("/README", README)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -20,7 +20,7 @@ from nexusfs.contracts.node import Node
 from nexusfs.contracts.rights import Grant
 from nexusfs.contracts.sandbox import Programs
 from nexusfs.contracts.store import CallLog, Journal
-from nexusfs.contracts.tool import ToolContext
+from nexusfs.contracts.tool import AgentCalls, ToolContext
 from nexusfs.contracts.words import path_from_the_root
 from nexusfs.fs.dispatchfs import DispatchFs
 from nexusfs.fs.procfs import ProcFs
@@ -134,6 +134,7 @@ class Kernel:
         self._nursery = nursery
         if not self.processes.off:
             self.processes.start(nursery)
+            self.syscalls.tasks.start(self.start)
 
     def reload(self, config: Config) -> None:
         """Takes a new configuration into use (SIGHUP)."""
@@ -193,6 +194,7 @@ class Kernel:
         return ToolContext(
             files, cwd, call_id, WalkSearch(files), self.config.tools.model_dump(),
             self._mountpoints(), key, self._programs_of(cred, files, process, call_id),
+            cast(AgentCalls, files),  # its system calls are made at need
         )  # fmt: skip
 
     def _programs_of(

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -187,6 +188,7 @@ class AgentSpec(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
+@cache
 def known_keys() -> list[str]:
     """Every key that a spec may have, aliases included."""
     keys: list[str] = []
@@ -214,10 +216,11 @@ def parse_spec(raw: dict[str, Any]) -> AgentSpec:
     try:
         return AgentSpec.model_validate(raw)
     except ValidationError as exc:
-        raise InvalidError(_first_fault(exc)) from None
+        raise InvalidError(first_fault(exc)) from None
 
 
-def _first_fault(exc: ValidationError) -> str:
+def first_fault(exc: ValidationError) -> str:
+    """One sentence for the first fault: its JSON path, what is wrong, and what was given."""
     fault = exc.errors(include_url=False)[0]
     place = "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault["loc"])
     given = json.dumps(fault.get("input"), default=str)

@@ -179,6 +179,11 @@ class ProgramProcess(Protocol):
         """True when messages wait to be delivered."""
         ...
 
+    @property
+    def has_news(self) -> bool:
+        """True when tasks that it handed out have news that are not to wait for a next turn."""
+        ...
+
     def record(self, kind: str, **fields: Any) -> None:
         """Appends one event to the journal; it survives kill -9 once this returns.
 
@@ -192,10 +197,12 @@ class ProgramProcess(Protocol):
         """Takes the live text of this turn back: an attempt failed."""
 
     async def message_arrived(self) -> None:
-        """Suspends, with wchan `message`, until a message waits."""
+        """Suspends, with wchan `message`, until a message waits, or news do."""
 
     def deliver(self) -> int:
-        """Moves some waiting messages into the transcript and says how many; 0 when none is left.
+        """Moves some waiting messages, at last the news, into the transcript; says how many.
+
+        0 when none is left.
 
         Whoever wants all of them calls it again, and suspends between.
         """

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nexusfs.contracts.errors import InvalidError
 from nexusfs.contracts.node import DirEntry, Stat
+from nexusfs.contracts.proc import ExitStatus, ProcessInfo
 from nexusfs.contracts.sandbox import Programs
+from nexusfs.contracts.task import Collected, TaskInfo
 
 DEFAULT_TIMEOUT_S = 30.0
 """Source: the reference runtime's tool_timeout."""
@@ -88,6 +90,61 @@ class Search(Protocol):
         ...
 
 
+class AgentCalls(Protocol):
+    """The system calls on agents and tasks, with the caller's credentials. See `Syscalls`."""
+
+    async def sys_proc_spawn(self, spec: dict[str, Any]) -> ProcessInfo:
+        """Starts an agent."""
+        ...
+
+    async def sys_proc_wait(self, pid: int, timeout_s: float | None = None) -> ExitStatus:
+        """Waits for the end of one."""
+        ...
+
+    async def sys_proc_kill(self, pid: int, reason: str = "") -> dict[str, Any]:
+        """Ends one."""
+        ...
+
+    async def sys_proc_send(self, pid: int, text: str) -> None:
+        """A message for its next turn."""
+        ...
+
+    async def sys_task_delegate(self, request: dict[str, Any]) -> TaskInfo:
+        """Starts a worker for a task."""
+        ...
+
+    async def sys_task_collect(
+        self, task_ids: list[int] | None = None, *, count: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Collected:  # fmt: skip
+        """Waits for tasks."""
+        ...
+
+    async def sys_task_cancel(self, task_id: int, reason: str = "") -> dict[str, Any]:
+        """Ends a task."""
+        ...
+
+    async def sys_task_cancel_all(self) -> dict[str, Any]:
+        """Ends all tasks of the caller."""
+        ...
+
+    async def sys_task_review(self, task_id: int, verb: str, text: str = "") -> TaskInfo:
+        """Answers a worker."""
+        ...
+
+    async def sys_task_retry(self, task_id: int) -> TaskInfo:
+        """The same task anew."""
+        ...
+
+    async def sys_task_ask(self, call_id: str, question: str, draft: str = "") -> str:
+        """A worker's question."""
+        ...
+
+    async def sys_task_artifact(self, path: str) -> str:
+        """Announces a file."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a tool gets beside its arguments.
@@ -102,6 +159,7 @@ class ToolContext:
         idempotency_key: names this call in all the world, and is the same when it is run again
             after a crash: to be handed to services that take such keys.
         programs: runs programs in a sandbox; None where there is no such seam.
+        agents: the system calls on agents and tasks; None where there are none.
     """
 
     files: ToolFiles
@@ -112,6 +170,7 @@ class ToolContext:
     mountpoints: tuple[str, ...] = ()
     idempotency_key: str = ""
     programs: Programs | None = None
+    agents: AgentCalls | None = None
 
     def path(self, path: str) -> str:
         """`path` made absolute from cwd; `/nexus/…` is the same as `/…`.

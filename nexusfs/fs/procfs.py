@@ -16,14 +16,14 @@ from nexusfs.contracts.node import DirEntry, Node, Stat
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.fs import proc_render as render
 from nexusfs.fs.approvalfs import ApprovalFs
+from nexusfs.fs.taskfs import SteadyDir, TaskFs
 from nexusfs.kernel.agentfile import agent_from_markdown
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.syscalls import Syscalls
-from nexusfs.kernel.vfs.control import Control, Request, control
+from nexusfs.kernel.vfs.control import Control, Request, control, text_of
 from nexusfs.kernel.vfs.kernfs import (
-    STATIC_TTL_S,
     Background,
     DirNode,
     Dynamic,
@@ -38,7 +38,9 @@ PROC_INO = 1 << 56
 LIMITS_ROW = 128
 """Inode numbers of the files of `limits` begin after those of the rows of an agent's directory."""
 PRIVATE, PUBLIC = 0o400, 0o444
-VERBS = ("term", "kill", "int", "stop", "cont", "checkpoint", "steer", "nice", "reap")
+VERBS = (
+    "term", "kill", "int", "stop", "cont", "checkpoint", "steer", "nice", "reap", "cancel-all",
+)  # fmt: skip
 
 
 class ProcFs:
@@ -58,12 +60,14 @@ class ProcFs:
             "steer": self._steer,
             "nice": self._nice,
             "checkpoint": self._checkpoint,
+            "cancel-all": self._cancel_all,
         }
+        self._tasks = TaskFs(calls, background, self._born)
         self._limits = self._limit_table()
         self._approvals = ApprovalFs(calls, background)
         self._agents = self._agent_table()
         self._kernel = self._kernel_table()
-        self.root: Node = ProcRoot(
+        self.root: Node = SteadyDir(
             self._root_table(), None, PROC_INO, dynamic=Dynamic(self._lookup_pid, self._pids)
         )
         calls.processes.on_remove = self._removed
@@ -92,7 +96,7 @@ class ProcFs:
         if process is not None and processes.visible(cred, process):
             return AgentDir(self._agents, process, PROC_INO | (pid << 8), processes)
         if pid == KERNEL_PID:
-            return DirNode(self._kernel, None, PROC_INO | (pid << 8))
+            return SteadyDir(self._kernel, None, PROC_INO | (pid << 8))
         raise NotFoundError(f"no process {name.decode('utf-8', 'replace')!r}: ls /proc lists them")
 
     def _removed(self, pid: int) -> None:
@@ -115,11 +119,23 @@ class ProcFs:
                 p.pid for p in self._calls.processes if p.parent_pid == KERNEL_PID
             )
         )
+        ctl = Control(
+            frozenset({"lines"}), self._kernel_ctl, lambda _: b"cancel-all\n",
+            lambda _: f"/proc/{KERNEL_PID}/ctl",
+        )  # fmt: skip
+        control(table, "ctl", 0o600, ctl)
+        self._tasks.add_to(table, everybody=True)
         table.sub(
             "approvals",
             lambda _, ino: self._approvals.all_dir(self._born, ino),
         )
         return table
+
+    async def _kernel_ctl(self, _: Any, cred: Credentials, request: Request) -> bytes:
+        verb, _, rest = text_of(request.data).strip().partition(" ")
+        if verb != "cancel-all":
+            raise InvalidError(f"unknown verb {verb!r}: the kernel takes cancel-all")
+        return await self._cancel_all(KERNEL_PID, cred, rest)
 
     # -- /proc/<pid>
 
@@ -145,6 +161,7 @@ class ProcFs:
         table.link("exe", lambda p, _: _exe(p), 0o500)
         table.link("checkpoints", _checkpoints_link, 0o500)
         table.sub("dispatch", self._dispatch_dir, 0o500)
+        self._tasks.add_to(table, everybody=False)
         table.sub("limits", self._limits_dir, 0o500)
         table.sub("approvals", self._approvals.agent_dir, 0o500)
         return table
@@ -166,7 +183,7 @@ class ProcFs:
     async def _set_limit(
         self, name: str, process: Process, cred: Credentials, request: Request
     ) -> bytes:
-        value = _limit_of(name, _text(request.data).strip())
+        value = _limit_of(name, text_of(request.data).strip())
         await self._calls.sys_proc_limit(cred, process.pid, name, value)
         return render.limit(name, process)
 
@@ -196,12 +213,12 @@ class ProcFs:
         return self._grants(process)
 
     async def _stdin(self, process: Process, cred: Credentials, request: Request) -> bytes:
-        text = _text(request.data).removesuffix("\n")
+        text = text_of(request.data).removesuffix("\n")
         await self._calls.sys_proc_send(cred, process.pid, text)
         return b""
 
     async def _ctl(self, process: Process, cred: Credentials, request: Request) -> bytes:
-        verb, _, rest = _text(request.data).strip().partition(" ")
+        verb, _, rest = text_of(request.data).strip().partition(" ")
         if verb not in VERBS:
             raise InvalidError(f"unknown verb {verb!r}: one of {' '.join(VERBS)}")
         with_words = self._verbs.get(verb)
@@ -242,12 +259,10 @@ class ProcFs:
         info = await self._calls.sys_proc_checkpoint(cred, pid)
         return info.checkpoint_hash.encode() + b"\n"
 
-
-class ProcRoot(DirNode):
-    """/proc itself, whose attributes never change."""
-
-    __slots__ = ()
-    attr_ttl_s = STATIC_TTL_S
+    async def _cancel_all(self, pid: int, cred: Credentials, rest: str) -> bytes:
+        if rest.strip():
+            raise InvalidError("cancel-all takes no more words; how many it ended is the reply")
+        return await self._tasks.cancel_all(pid, cred)
 
 
 class AgentDir(DirNode):
@@ -326,7 +341,7 @@ async def _spec_of(request: Request) -> Any:
         return parse_spec(request.value)
     if request.kind == "markdown":
         return (await agent_from_markdown(request.data))[0]
-    name, _, task = _text(request.data).strip().partition(" ")
+    name, _, task = text_of(request.data).strip().partition(" ")
     if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
         raise InvalidError(
             "write one JSON object {...}, Markdown that starts with ---, or one line: the name of "
@@ -348,16 +363,6 @@ def _limit_of(name: str, word: str) -> float | None:
         what = "a whole number" if name in WHOLE else "a number"
         raise InvalidError(f"{name} takes {what}, or max (given {word[:60]!r})")
     return int(word) if name in WHOLE else float(word)
-
-
-def _text(data: bytes) -> str:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise InvalidError("text must be UTF-8") from None
-    if "\0" in text:
-        raise InvalidError("text may not contain NUL")
-    return text
 
 
 def _exe(process: Process) -> bytes | None:

@@ -24,17 +24,15 @@ from nexusfs.contracts.tool import Tool, ToolResult
 from nexusfs.kernel.gate import Gate, syscall
 from nexusfs.kernel.proc.approvals import Approvals
 from nexusfs.kernel.proc.table import ProcessTable
+from nexusfs.kernel.task_calls import LEAVE_S, TaskCalls
 from nexusfs.kernel.tools import ToolTable
 from nexusfs.kernel.vfs.files import Vfs
-
-LEAVE_S = 1.0
-"""How long a kill waits for tasks that were cancelled; they need milliseconds."""
 
 REFUSALS = (AccessError, NotPermittedError, ExistsError, QuotaError)
 """Errors that say that a rule was in the way, and not that the request was wrong."""
 
 
-class ProcessCalls:
+class ProcessCalls(TaskCalls):
     """The calls on agents and tools."""
 
     gate: Gate
@@ -152,7 +150,12 @@ class ProcessCalls:
 
     @syscall
     async def sys_proc_send(self, cred: Credentials, pid: int, text: str) -> None:
-        """A message for the agent's next turn. EPIPE when it has ended."""
+        """A message for the agent's next turn. EPIPE when it has ended.
+
+        A worker's message to its copilot is an event of its task, delivered as all of them.
+        """
+        if self.tasks.note(cred, pid, text):
+            return
         with self._watching(cred, "send", pid):
             self.processes.send(cred, pid, text)
 
@@ -255,7 +258,7 @@ def _spec_of(spec: AgentSpec | dict[str, Any] | None, more: dict[str, Any]) -> A
     twice = sorted(raw.keys() & more.keys())
     if twice:
         raise InvalidError(f"{twice[0]!r} is given twice: in the spec and beside it")
-    if not {**raw, **more}.keys() - {"zone", "metadata"}:
+    if not {**raw, **more}.keys() - {"zone", "metadata", "idempotency_key"}:
         raise InvalidError(
             'say what to run: "agent" names one of /bin; or give a "task", "instructions", a '
             '"model" or a "mode"; or a checkpoint to "restore"'

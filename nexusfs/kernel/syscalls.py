@@ -24,6 +24,7 @@ from nexusfs.kernel.gate import Gate, syscall
 from nexusfs.kernel.proc.approvals import Approvals
 from nexusfs.kernel.proc.table import ProcessTable
 from nexusfs.kernel.proc_calls import ProcessCalls
+from nexusfs.kernel.tasks.table import TaskTable
 from nexusfs.kernel.tools import ToolTable
 from nexusfs.kernel.vfs.files import Descriptors, DirFile, Listed, Vfs
 from nexusfs.kernel.vfs.guard import LOOK
@@ -52,6 +53,7 @@ class Syscalls(ProcessCalls):
         self.gate = Gate()
         self.vfs = vfs
         self.processes = processes
+        self.tasks = TaskTable(processes)
         self.tools = tools
         self.approvals = Approvals(processes.find, tools.all_tools)
         tools.decide, tools.admit = self.approvals.decide, processes.admit_tool

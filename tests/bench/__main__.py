@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import agents, files, in_process, measures, rights, sandbox, sched
+from tests.bench import agents, fanout, files, in_process, measures, rights, sandbox, sched
 from tests.bench.rivals import bench, filesystem
 from tests.bench.rows import Row
 
@@ -20,6 +20,7 @@ MEASURES = (
     | files.MEASURES
     | in_process.MEASURES
     | agents.MEASURES
+    | fanout.MEASURES
     | sandbox.MEASURES
     | sched.MEASURES
     | rights.MEASURES

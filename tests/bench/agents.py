@@ -72,7 +72,7 @@ def together(bench: Bench) -> Iterator[Row]:
     yield Row(f"{AT_ONCE:,} agents, 2 turns, 1 tool", duration(best * 1e9),
               f"median {found['median']:.2f} s", goal="< 1 s", met=best < 1)  # fmt: skip
     for package, script in FRAMEWORKS.items():
-        seconds = _framework(package, script)
+        seconds = framework(package, script, AT_ONCE)
         if seconds is None:
             yield Row(f"the same by {package}", "not installed")
         else:
@@ -148,7 +148,7 @@ def _json_of(module: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def _framework(package: str, script: str) -> float | None:
+def framework(package: str, script: str, count: int) -> float | None:
     """Seconds for the same agents by a framework; None when it cannot be installed here."""
     if not (VENV / "bin/python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
@@ -159,7 +159,7 @@ def _framework(package: str, script: str) -> float | None:
     else:
         return None
     done = subprocess.run(
-        [VENV / "bin/python", str(HERE / "frameworks" / script), str(AT_ONCE)],
+        [VENV / "bin/python", str(HERE / "frameworks" / script), str(count)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return float(done.stdout.splitlines()[-1]) if done.returncode == 0 else None

@@ -46,6 +46,23 @@ def spawn(target: Any, index: int) -> None:
     os.close(fd)
 
 
+def fan_out(target: Any, index: int) -> None:
+    """Delegates to so many workers; then waits for each, and reads its result.
+
+    A target with a `task_id` is no kernel: that task stands for all.
+    """
+    ids = []
+    for _ in range(target["workers"]):
+        fd = os.open(f"{target['path']}/delegate", os.O_RDWR)
+        os.write(fd, target["request"].encode())
+        reply = os.read(fd, READ_BYTES)
+        os.close(fd)
+        ids.append(target.get("task_id") or json.loads(reply)["task_id"])
+    for task_id in ids:
+        for name in ("wait", "result"):
+            read_status(f"{target['path']}/tasks/{task_id}/{name}", index)
+
+
 def request(target: Any, index: int) -> None:
     """Writes a request and reads its reply on the same handle."""
     fd = os.open(target["path"], os.O_RDWR)
@@ -74,7 +91,17 @@ def unlink(target: Any, index: int) -> None:
 SMALL = b"x" * 100
 OPERATIONS: dict[str, Callable[[Any, int], None]] = {
     function.__name__: function
-    for function in (read_status, stat, pread, spawn, request, create, read_small, unlink)
+    for function in (
+        read_status,
+        stat,
+        pread,
+        spawn,
+        fan_out,
+        request,
+        create,
+        read_small,
+        unlink,
+    )
 }
 
 

@@ -34,7 +34,7 @@ class Inode:
 
 
 class PlainFs(pyfuse3.Operations):
-    """proc/2/status, and a directory `files`."""
+    """proc/2/status, a task of proc/1, and a directory `files`."""
 
     enable_writeback_cache = False
 
@@ -47,6 +47,13 @@ class PlainFs(pyfuse3.Operations):
         status = agent.names[b"status"] = self.new(stat.S_IFREG | 0o444, timeouts["status"])
         status.data[:] = content
         status.direct_io = True
+        kernel = proc.names[b"1"] = self.new(stat.S_IFDIR | 0o555, timeouts["kernel"])
+        tasks = kernel.names[b"tasks"] = self.new(stat.S_IFDIR | 0o555, timeouts["kernel"])
+        task = tasks.names[b"2"] = self.new(stat.S_IFDIR | 0o500, timeouts["task"])
+        for above, name in ((kernel, b"delegate"), (task, b"wait"), (task, b"result")):
+            above.names[name] = self.new(stat.S_IFREG | 0o666, timeouts["status"])
+            above.names[name].data[:] = b"2 completed done\n"
+            above.names[name].direct_io = True
         root.names[b"files"] = self.new(stat.S_IFDIR | 0o755, timeouts["file"])
         self.file_timeouts = timeouts["file"]
 

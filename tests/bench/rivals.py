@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nexusfs.fs.procfs import AgentDir, ProcRoot
+from nexusfs.fs.procfs import AgentDir
 from nexusfs.fs.storefs import TTL_S
+from nexusfs.fs.taskfs import SteadyDir, TaskDir
 from nexusfs.kernel.vfs.kernfs import TextNode
 
 HERE = Path(__file__).parent
@@ -23,9 +24,11 @@ AGENT = {"model": "offline/echo", "mode": "chat", "name": "bench"}
 
 TIMEOUTS = {
     "root": (TTL_S, TTL_S),
-    "proc": (ProcRoot.entry_ttl_s, ProcRoot.attr_ttl_s),
+    "proc": (SteadyDir.entry_ttl_s, SteadyDir.attr_ttl_s),
     "agent": (AgentDir.entry_ttl_s, AgentDir.attr_ttl_s),
     "status": (TextNode.entry_ttl_s, TextNode.attr_ttl_s),
+    "kernel": (SteadyDir.entry_ttl_s, SteadyDir.attr_ttl_s),
+    "task": (TaskDir.entry_ttl_s, TaskDir.attr_ttl_s),
     "file": (TTL_S, TTL_S),
 }
 """(entry, attribute) timeouts of our tree, for the plain program to use the same."""

@@ -284,7 +284,9 @@ def test_annotations_are_those_of_the_contract() -> None:
     idempotent = {name for name, tool in TOOLS.items() if tool.annotations["idempotentHint"]}
     read_only = {name for name, tool in TOOLS.items() if tool.read_only}
 
-    assert idempotent == {"read_file", "write_file", "list_dir", "glob", "grep"}
+    by_key = {"ask", "artifact"}
+    named = {"read_file", "write_file", "list_dir", "glob", "grep", "wait", "collect"}
+    assert idempotent == named | by_key
     assert read_only == {"read_file", "list_dir", "glob", "grep"}
 
 

@@ -143,7 +143,8 @@ class PythonFace:
     def __init__(self, kernel: SyncKernel) -> None:
         self.kernel = kernel
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """A system call by its name."""
         try:
             return getattr(self.kernel, name)(*args, **kwargs)
         except KernelError as exc:
@@ -152,57 +153,57 @@ class PythonFace:
             ) from exc
 
     def spawn(self, **spec: Any) -> int:
-        return int(self._call("sys_proc_spawn", spec).pid)
+        return int(self.call("sys_proc_spawn", spec).pid)
 
     def agent(self, pid: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.text(f"/proc/{pid}/status.json"))
         return found
 
     def text(self, path: str) -> str:
-        data: bytes = self._call("read_file", path)
+        data: bytes = self.call("read_file", path)
         return data.decode()
 
     def put(self, path: str, text: str, mode: int = 0o644) -> None:
-        self._call("make_dirs", os.path.dirname(path))
-        self._call("write_file", path, text.encode())
-        self._call("sys_setattr", path, Change(mode=mode))
+        self.call("make_dirs", os.path.dirname(path))
+        self.call("write_file", path, text.encode())
+        self.call("sys_setattr", path, Change(mode=mode))
 
     def signal(self, pid: int, verb: str) -> str:
         if verb == "checkpoint":
-            return str(self._call("sys_proc_checkpoint", pid).checkpoint_hash)
+            return str(self.call("sys_proc_checkpoint", pid).checkpoint_hash)
         word, _, rest = verb.partition(" ")
         if word == "nice":
-            self._call("sys_proc_nice", pid, int(rest))
+            self.call("sys_proc_nice", pid, int(rest))
         elif word == "steer":
-            self._call("sys_proc_steer", pid, rest)
+            self.call("sys_proc_steer", pid, rest)
         elif word in ("term", "kill"):
-            self._call("sys_proc_kill", pid, rest, term=word == "term")
+            self.call("sys_proc_kill", pid, rest, term=word == "term")
         else:
-            self._call("sys_proc_signal", pid, verb)
+            self.call("sys_proc_signal", pid, verb)
         return ""
 
     def kill(self, pid: int, reason: str = "") -> bool:
-        return bool(self._call("sys_proc_kill", pid, reason)["terminated"])
+        return bool(self.call("sys_proc_kill", pid, reason)["terminated"])
 
     def send(self, pid: int, text: str) -> None:
-        self._call("sys_proc_send", pid, text)
+        self.call("sys_proc_send", pid, text)
 
     def wait(self, pid: int, timeout_s: float = PATIENCE_S) -> tuple[int, str]:
-        status = self._call("sys_proc_wait", pid, timeout_s)
+        status = self.call("sys_proc_wait", pid, timeout_s)
         return status.exit_code, status.reason
 
     def pids(self, zone: str | None = None, state: str | None = None) -> list[int]:
-        return [info.pid for info in self._call("sys_proc_list", zone, state)]
+        return [info.pid for info in self.call("sys_proc_list", zone, state)]
 
     def dispatch(self, tool: str, as_agent: int = 0, **arguments: Any) -> dict[str, Any]:
         if as_agent:
             text = json.dumps(arguments).encode()
             try:
-                self._call("write_file", f"/proc/{as_agent}/dispatch/{tool}", text)
+                self.call("write_file", f"/proc/{as_agent}/dispatch/{tool}", text)
             except Refused as exc:
                 return {"name": tool, "success": False, "error": exc.args[1], "errno": exc.errno}
             return {"name": tool, "success": True}
-        result = self._call("sys_dispatch", tool, arguments)
+        result = self.call("sys_dispatch", tool, arguments)
         found: dict[str, Any] = json.loads(result.to_json())
         return found
 

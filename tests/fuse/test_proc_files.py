@@ -231,12 +231,6 @@ def test_children_lists_pids_and_wchan_says_model_or_tool(mnt: Path, stuck: int)
     assert wchan(mnt, stuck) == "model"
 
 
-def test_later_files_are_absent_and_not_faked(mnt: Path, ended: int) -> None:
-    later = {"delegate", "tasks"}
-
-    assert not later & set(os.listdir(mnt / f"proc/{ended}"))
-
-
 def test_self_does_not_exist_for_people(mnt: Path) -> None:
     assert errno_of(os.readlink, mnt / "proc/self") == "ENOENT"
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,21 @@ def blocks(language: str) -> list[str]:
 
 
 def shell_script() -> str:
-    """All shell blocks as one script; make targets are only looked up: test would run this."""
+    """All shell blocks as one script; make targets are only looked up: test would run this.
+
+    The ports of the README may be taken here; the script gets others.
+    """
     lines = "\n".join(blocks("sh"))
+    for port in set(re.findall(r"--port (\d+)", lines)):
+        lines = lines.replace(port, free_port())
     return re.sub(r"^make (\w+)$", rf"make -n -C {ROOT} \1 >/dev/null", lines, flags=re.MULTILINE)
+
+
+def free_port() -> str:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +79,24 @@ def test_the_note_is_there_after_the_next_mount(transcript: str) -> None:
 
 def test_the_scripted_endpoint_answers_through_litellm(transcript: str) -> None:
     assert "There is a README at the top." in transcript
+
+
+def test_ten_workers_are_followed_collected_canceled_and_revised(transcript: str) -> None:
+    assert transcript.count("It is about paper.") >= 8
+    assert "canceled it takes too long" in transcript
+    assert "input-required Will this do?" in transcript
+    assert "Short." in transcript
+
+
+def test_the_script_that_delegates_is_shorter_than_twenty_lines() -> None:
+    (script,) = [block for block in blocks("sh") if "proc/1/delegate" in block]
+
+    assert len(script.splitlines()) < 20
+
+
+def test_the_copilot_of_a_new_store_hands_its_files_out(transcript: str) -> None:
+    assert transcript.count("(researcher) is completed") == 5
+    assert "this is paper 4" in transcript
 
 
 def test_python_in_process_does_what_the_readme_shows(tmp_path: Path) -> None:

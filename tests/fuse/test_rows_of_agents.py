@@ -131,7 +131,7 @@ def test_max_turns_stops_it_with_an_answer_and_code_3(face: Face, play: Callable
 def test_overflow_is_trimmed_and_it_still_finishes(face: Face, play: Callable[..., int]) -> None:
     face.put("/long", "a line of text\n" * 400)
     turns = [call("read_file", path="/long")] * 12
-    pid = play(*turns, {"content": "end"}, max_context_tokens=6000)
+    pid = play(*turns, {"content": "end"}, max_context_tokens=6000, tools=["read_file"])
 
     assert face.wait(pid) == (0, "done")
     assert len(events(face, pid, "trim")) > 0

@@ -25,7 +25,10 @@ fuzz = settings(
     max_examples=EXAMPLES, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
-TOOLS = ("read_file", "write_file", "edit_file", "list_dir", "glob", "grep", "exec", "python")
+TOOLS = (
+    "read_file", "write_file", "edit_file", "list_dir", "glob", "grep", "exec", "python", "spawn",
+    "wait", "send", "kill", "delegate", "collect", "cancel", "review", "ask", "artifact",
+)  # fmt: skip
 SPEC_KEYS = (
     "agent", "name", "description", "model", "fallback_models", "instructions", "task", "tools",
     "disallowed_tools", "max_turns", "model_settings", "mode", "life", "zone", "cwd", "labels",
@@ -33,14 +36,15 @@ SPEC_KEYS = (
 )  # fmt: skip
 ARGUMENTS = (
     "path", "content", "old", "new", "replace_all", "pattern", "offset", "limit", "column",
-    "include", "depth", "command", "script", "cwd", "stdin", "timeout_s",
+    "include", "depth", "command", "script", "cwd", "stdin", "timeout_s", "spec", "message",
+    "worker", "after", "delivery", "task_id", "task_ids", "count", "verdict", "question",
 )  # fmt: skip
 WORDS = (
     "offline/echo", "offline/demo", "offline/", "assistant", "nobody", "/", "/README", "..",
     "/proc/spawn", "/proc/1/status", "/bin/../etc", "(a+)+$", "[", "**/*", "*", "oneshot", "chat",
     "", "\x00", "\ud800", "/sys/error_log", "/dispatch/grep", "a" * 300,
 )  # fmt: skip
-VERBS = ("term", "kill", "int", "stop", "cont", "steer", "reap", "hurt")
+VERBS = ("term", "kill", "int", "stop", "cont", "steer", "reap", "cancel-all", "hurt")
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.torture.agents import PARTS as AGENT_PARTS
 from tests.torture.escapes import escapes
+from tests.torture.fan_out import fan_out_part
 from tests.torture.fio import fio
 from tests.torture.fsx import fsx
 from tests.torture.kills import kills
@@ -34,6 +35,7 @@ PARTS: dict[str, Part] = {
     "garble": garble,
     "escapes": escapes,
     **AGENT_PARTS,
+    "fan-out": fan_out_part,
 }
 
 

@@ -196,7 +196,8 @@ def _told(ground: Field, what: str) -> tuple[bool, str]:
     return not ground.found, "; ".join([line, *ground.found[:5]])
 
 
-def _kill(ground: Field, mnt: Path) -> None:
+def kill_daemon(ground: Field, mnt: Path) -> None:
+    """SIGKILL; returns when it is gone."""
     pid = daemon(mnt)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not _alive(pid))
@@ -215,7 +216,7 @@ def _alive(pid: int) -> bool:
 
 def kill(kills: int, seed: int) -> tuple[bool, str]:
     """The daemon is killed with SIGKILL."""
-    return cut_daemon(_kill, kills, seed)
+    return cut_daemon(kill_daemon, kills, seed)
 
 
 def umount(kills: int, seed: int) -> tuple[bool, str]:

@@ -18,6 +18,7 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.nesting import MAX_DEPTH
 from nexusfs.contracts.node import Change
 from nexusfs.contracts.proc import ProcState
+from nexusfs.contracts.task import TaskState, request_schema
 from nexusfs.contracts.tool import ToolResult
 from nexusfs.kernel.bound import BoundSyscalls
 from nexusfs.kernel.requests import REQUEST_LIMIT_BYTES
@@ -142,6 +143,40 @@ async def test_the_files_below_have_the_mode_that_the_page_says(
     files = await there(bound, place if place[0] == "/" else f"/proc/{info.pid}/{place}")
 
     assert {found for _, found in files.values()} == {int(mode[1], 8)}
+
+
+@pytest.fixture
+async def task(bound: BoundSyscalls) -> str:
+    """The directory of a task of the kernel that has ended."""
+    worker = {"model": "offline/echo", "tools": []}
+    info = await bound.sys_task_delegate({"message": "hello", "worker": worker})
+    await bound.sys_task_collect([info.task_id])
+    return f"/proc/1/tasks/{info.task_id}"
+
+
+async def test_a_task_has_what_the_page_lists(bound: BoundSyscalls, task: str) -> None:
+    assert await there(bound, task) == listed("Files of a task")
+
+
+async def test_the_verbs_of_a_task_are_those_of_the_page(bound: BoundSyscalls, task: str) -> None:
+    paragraph = re.search(r"^Verbs: (.*?)\n\n", section("Files of a task"), re.S | re.M)
+    assert paragraph
+
+    named = {word.split()[0] for word in words(paragraph[1])}
+    verbs = set((await bound.read_file(f"{task}/ctl")).decode().split())
+    assert verbs <= named
+    assert named - verbs == {"delegate", "reap", "version"}
+
+
+def test_the_states_of_a_task_are_those_of_the_page() -> None:
+    states = re.search(r"^States: (.*?)\. A task", section("Tasks"), re.S | re.M)
+    assert states
+
+    assert words(states[1]) == [str(state) for state in TaskState]
+
+
+def test_the_keys_of_a_delegation_are_those_of_the_page() -> None:
+    assert set(rows("Tasks")) == set(request_schema()["properties"]) - {"message", "worker"}
 
 
 async def test_exe_is_absent_for_an_agent_of_an_inline_spec(bound: BoundSyscalls) -> None:

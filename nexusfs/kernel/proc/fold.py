@@ -11,6 +11,8 @@ from nexusfs.contracts.proc import ProcState
 from nexusfs.kernel.proc.budget import Account, Totals
 from nexusfs.kernel.proc.caveats import Caveat
 from nexusfs.kernel.proc.question import Question
+from nexusfs.kernel.tasks.inbox import Inbox
+from nexusfs.kernel.tasks.task import Task
 
 if TYPE_CHECKING:
     from nexusfs.kernel.proc.process import Process
@@ -60,6 +62,9 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
     process.rights.caveats = caveats_of(event["caveats"])
     process.account.started_ns = event["time_ns"]
     set_limits(process.account, event["limits"])
+    delegated = event.get("delegated")
+    if delegated is not None:
+        process.task = Task(delegated)
     restored = event.get("restored")
     if restored is not None:
         _restored(process, restored)
@@ -130,6 +135,21 @@ def _input(process: "Process", event: dict[str, Any]) -> None:
     process.rounds = process.asked_again = 0
     if process.mail:
         process.mail.pop(0)
+
+
+def _news(process: "Process", event: dict[str, Any]) -> None:
+    _seen(process, event)
+    process.dropped = False
+    if process.spec.mode == "chat" and not process.open:
+        process.closing = False
+        process.rounds = process.asked_again = 0
+
+
+def _seen(process: "Process", event: dict[str, Any]) -> None:
+    if process.inbox is None:
+        process.inbox = Inbox()
+    process.inbox.see(event["seen"])
+    process.inbox.collected.update(event.get("ended", ()))
 
 
 def _notice(process: "Process", event: dict[str, Any]) -> None:
@@ -244,6 +264,8 @@ FOLDS: dict[str, Callable[["Process", dict[str, Any]], None]] = {
     "evicted": _evicted,
     "message": _message,
     "input": _input,
+    "news": _news,
+    "collected": _seen,
     "notice": _notice,
     "turn_end": _turn_end,
     "model_retry": _model_retry,

@@ -29,6 +29,8 @@ from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.scheduled import Scheduled
 from nexusfs.kernel.proc.scopes import Resting, Turn
 from nexusfs.kernel.proc.steps import Host, Steps
+from nexusfs.kernel.tasks.inbox import Inbox
+from nexusfs.kernel.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Process(Scheduled, Steps):
         "evicted",
         "exit_code",
         "heirs",
+        "inbox",
         "installed",
         "intents",
         "kept_from",
@@ -98,6 +101,7 @@ class Process(Scheduled, Steps):
         "started_at",
         "started_ns",
         "summary",
+        "task",
         "trouble",
         "turns",
         "version",
@@ -124,7 +128,6 @@ class Process(Scheduled, Steps):
         self.state = ProcState.CREATED
         self.children: frozenset[int] | set[int] = NO_CHILDREN
         self.counts = Counts()
-        self.turns = 0
         self._transcript: list[Message] = []
         self.mail: list[str] = []
         self._events = Log()
@@ -141,7 +144,7 @@ class Process(Scheduled, Steps):
         self.dropped = self.closing = self.halting = self.resting = False
         self.asked: dict[int, Question] | None = None
         self._answers: trio.lowlevel.ParkingLot | None = None
-        self.questions_asked = 0
+        self.turns = self.version = self.questions_asked = 0
         self.rounds = self.asked_again = self.kept_from = self.nice = 0
         self.summary = self.trouble = self.limit = ""
         self.open: dict[str, dict[str, Any]] | None = None
@@ -149,7 +152,8 @@ class Process(Scheduled, Steps):
         self.begun: set[str] | None = None
         self.call_ids: set[str] | None = None
         self.waits: list[str] = []
-        self.version = 0
+        self.task: Task | None = None
+        self.inbox: Inbox | None = None
         self.claim, self.estimate_s, self.evicted = None, 0.0, False
         self._append = append
         self._changed_at_ns = now_ns()
@@ -245,6 +249,13 @@ class Process(Scheduled, Steps):
         return self._messages
 
     @property
+    def task_events(self) -> Log:
+        """What happened to the task of a worker."""
+        self._read()
+        assert self.task is not None
+        return self.task.events
+
+    @property
     def transcript(self) -> list[Message]:
         """The transcript."""
         self._read()
@@ -271,6 +282,8 @@ class Process(Scheduled, Steps):
             self.apply(event, line)
         else:  # the streams are read with this line in them, if they ever are
             self.fold(event)
+        if self.task is not None:
+            self.host.on_worker_event(self)
 
     def journal_if_ended(self) -> None:
         """As `journal_if_possible`, for a process that has ended."""
@@ -303,6 +316,8 @@ class Process(Scheduled, Steps):
         fold = FOLDS.get(event["type"])
         if fold is not None:
             fold(self, event)
+        if self.task is not None:
+            self.task.apply(event)
         self.version += 1
         self._changed_at_ns = ns_of(event["time"])
 
@@ -345,6 +360,7 @@ class Process(Scheduled, Steps):
             "turns": self.turns, "model_calls": self.counts.model_calls,
             "tool_calls": self.counts.tool_calls, "input_tokens": used.input_tokens,
             "output_tokens": used.output_tokens, "cost_usd": used.cost_usd,
+            **({"task": self.task.totals()} if self.task is not None else {}),
             "limits": limits_of(self.account),
             "settled": self.account.settled.to_json() if self.account.settled else {},
             "caveats": [caveat.to_json() for caveat in self.rights.caveats],
@@ -384,6 +400,10 @@ class Process(Scheduled, Steps):
     def post(self, text: str, source: str) -> None:
         """A message for the next turn arrives; journaled, so an acknowledged one is never lost."""
         self.record("message", text=text, source=source)
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets a program that waits for a message look again."""
         if self._mail_waiter is not None:
             waiter, self._mail_waiter = self._mail_waiter, None
             trio.lowlevel.reschedule(waiter)
@@ -398,6 +418,11 @@ class Process(Scheduled, Steps):
         """True when messages wait to be delivered."""
         return bool(self.mail)
 
+    @property
+    def has_news(self) -> bool:
+        """True when a task of this copilot has news that cause a turn."""
+        return self.inbox is not None and bool(self.inbox.urgent)
+
     async def message_arrived(self) -> None:
         """Suspends until a message waits; for the program alone. Cancelling has no effect.
 
@@ -410,13 +435,17 @@ class Process(Scheduled, Steps):
 
         await trio.lowlevel.checkpoint_if_cancelled()
         with self.waiting_for("message"), Resting(self):
-            while not self.mail:
+            while not (self.mail or self.has_news):
                 self._mail_waiter = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(leave)
 
     def deliver(self) -> int:
-        """Moves waiting messages into the transcript, the first DELIVERED_AT_ONCE."""
+        """Moves waiting messages into the transcript, DELIVERED_AT_ONCE; then news of its tasks."""
         count = min(len(self.mail), DELIVERED_AT_ONCE)
         for _ in range(count):
             self.record("input", message={"role": "user", "content": self.mail[0]})
+        if not self.mail and self.inbox is not None and self.inbox.unread:
+            text, seen = self.host.news(self)
+            self.record("news", seen=seen, message={"role": "user", "content": text})
+            count += 1
         return count

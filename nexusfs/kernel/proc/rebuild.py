@@ -54,6 +54,8 @@ def _set_end(
     process.mail.clear()
     process.parent_pid, process.nice = totals["ppid"], totals["nice"]
     process.warnings, process.turns = tuple(totals["warnings"]), totals["turns"]
+    if process.task is not None:
+        process.task.set_totals(totals["task"])
     used = Usage(totals["input_tokens"], totals["output_tokens"], totals["cost_usd"])
     set_limits(process.account, totals["limits"])
     process.account.settle(Totals(**totals["settled"]))

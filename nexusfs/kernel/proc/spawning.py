@@ -23,6 +23,7 @@ from nexusfs.contracts.errors import (
 from nexusfs.contracts.hooks import SpawnContext
 from nexusfs.contracts.proc import KERNEL_PID, SIGKILL_EXIT, Outcome, Priority, ProcessInfo
 from nexusfs.contracts.store import Journal
+from nexusfs.contracts.task import WORKER_MAX_TURNS, Delegated
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
@@ -57,6 +58,7 @@ class _Wish:
     wanted: AgentSpec
     base: AgentSpec | None
     snapshot: Snapshot | None
+    delegated: Delegated | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,12 @@ class Spawning(Evicting):
         raise NotImplementedError
 
     async def spawn(
-        self, cred: Credentials, wanted: AgentSpec, parent_pid: int | None = None
-    ) -> ProcessInfo:
+        self, cred: Credentials, wanted: AgentSpec, parent_pid: int | None = None,
+        delegated: Delegated | None = None,
+    ) -> ProcessInfo:  # fmt: skip
         """Creates and starts an agent; the parent is the caller's agent, `parent_pid`, or pid 1.
+
+        What is `delegated` to it makes it a worker; see `kernel.tasks`.
 
         Raises:
             NotFoundError, AccessError, NotSpecError: the installed agent is absent, not
@@ -125,16 +130,17 @@ class Spawning(Evicting):
         Suspends while the installed agent or the checkpoint is read, in hooks, and while others
         make room; cancelling before it has a pid leaves nothing.
         """
-        return (await self.spawn_batch(cred, [wanted], parent_pid))[0]
+        return (await self.spawn_batch(cred, [wanted], parent_pid, delegated))[0]
 
     async def spawn_batch(
-        self, cred: Credentials, wanted: Sequence[AgentSpec], parent_pid: int | None = None
-    ) -> list[ProcessInfo]:
+        self, cred: Credentials, wanted: Sequence[AgentSpec], parent_pid: int | None = None,
+        delegated: Delegated | None = None,
+    ) -> list[ProcessInfo]:  # fmt: skip
         """Creates and starts all of these agents at once, or none. Raises what `spawn` raises."""
         self.check_on()
         if parent_pid is not None:
             cred = self._as_parent(cred, parent_pid)
-        starts = [await self._start_of(cred, one) for one in wanted]
+        starts = [await self._start_of(cred, one, delegated) for one in wanted]
         for start in starts:
             if start.context is not None:
                 await self.hooks.before("pre_spawn", start.context)
@@ -151,11 +157,15 @@ class Spawning(Evicting):
                 await self._after_spawn(process, start.context)
         return [process.info() for process, _ in processes]
 
-    async def _start_of(self, cred: Credentials, wanted: AgentSpec) -> _Start:
+    async def _start_of(
+        self, cred: Credentials, wanted: AgentSpec, delegated: Delegated | None
+    ) -> _Start:
         """What one of them gets; refused before any hook hears of it."""
         if self._by_idempotency_key(cred, wanted) is not None:
             return _Start(wanted)
         wish = await self._wish_of(cred, wanted)
+        if delegated is not None:
+            wish = replace(_as_worker(wish), delegated=delegated)
         plan = self._plan(wish)
         await self.check_spec(cred, plan.spec)
         return _Start(wanted, wish, plan, _spawn_context(cred, plan.spec))
@@ -272,7 +282,7 @@ class Spawning(Evicting):
             groups=sorted(cred.groups), time_ns=now_ns(), spec=plan.spec.to_dict(),
             limits=plan.limits, caveats=[caveat.to_json() for caveat in plan.caveats],
             warnings=list(plan.warnings),
-            **more,
+            **more, **({"delegated": wish.delegated.to_dict()} if wish.delegated else {}),
         )  # fmt: skip
         process.be_born_of(parent)
         self._processes[pid] = process
@@ -323,6 +333,15 @@ class Spawning(Evicting):
         for process in self:
             if process.agent_id == name and not process.state.ended:
                 raise ExistsError(f"agent {name!r} already runs as pid {process.pid}")
+
+
+def _as_worker(wish: _Wish) -> _Wish:
+    """A worker has its own number of turns, where neither the wish nor its agent says one."""
+    said = wish.wanted.model_fields_set | (wish.base.model_fields_set if wish.base else set())
+    if "max_turns" in said:
+        return wish
+    wanted = wish.wanted.model_copy(update={"max_turns": WORKER_MAX_TURNS})
+    return replace(wish, wanted=wanted)
 
 
 def _spawn_context(cred: Credentials, spec: AgentSpec) -> SpawnContext:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -31,7 +31,10 @@ from nexusfs.kernel.sched.claim import Claim
 from nexusfs.kernel.sched.room import Room
 from nexusfs.kernel.sched.slots import Slots
 
+if TYPE_CHECKING:
+    from nexusfs.kernel.proc.process import Process
 
+WAITS_FOR_OTHERS = frozenset({"approval", "tool:wait", "tool:collect", "tool:ask"})
 LIVE_BYTES = 4 << 20
 """Of live lines in events_pipe. Older ones go, for what they say is recorded when it is whole."""
 STREAMS_KEPT = 8
@@ -60,6 +63,8 @@ class Host:
         append_last: journals lines of an end, for which there is space also on a full disk; None
             where all are appended alike.
         read: gives the journal of a process; None where there is none to read.
+        on_worker_event: is told of each process with a task to which something happened.
+        news: the next message on a copilot's tasks, and which events it is of.
     """
 
     slots: Slots = field(default_factory=Slots)
@@ -75,6 +80,9 @@ class Host:
         self._read_last.append(forget)
         if len(self._read_last) > STREAMS_KEPT:
             self._read_last.popleft()()
+
+    on_worker_event: "Callable[[Process], None]" = lambda _: None
+    news: "Callable[[Process], tuple[str, dict[int, int]]]" = lambda _: ("", {})
 
 
 class Steps:
@@ -161,8 +169,8 @@ class Steps:
     def halt(self) -> None:
         """Lets the step under way settle and no other begin; what rests ends at once."""
         self.halting = True
-        asks = bool(self.waits) and set(self.waits) == {"approval"}
-        if self.resting or asks:
+        for_others = bool(self.waits) and all(map(_waits_for_others, self.waits))
+        if self.resting or for_others:
             self.scope.cancel()
 
     async def on_disk(self) -> None:
@@ -333,3 +341,8 @@ class Steps:
             cut = partial(self.rights.paths_change, granted)
             nursery.start_soon(first, cut, "the paths of its agent were cut")
         return why
+
+
+def _waits_for_others(wait: str) -> bool:
+    """True for a call that may be cut: it does nothing but wait, and waits on when resumed."""
+    return wait in WAITS_FOR_OTHERS or wait.startswith("child:")

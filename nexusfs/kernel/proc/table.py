@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -407,7 +408,8 @@ class ProcessTable(Spawning):
             raise NoProcessError(f"no process {pid}")
         if timeout_s is not None and not timeout_s >= 0:
             raise InvalidError("a timeout is a number of seconds, 0 or more")
-        with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
+        deadline = trio.move_on_after(math.inf if timeout_s is None else timeout_s)
+        with self.waits_for(cred, pid), deadline:
             while not process.state.ended:
                 await process.ending.changed()
         if not process.state.ended:
@@ -416,6 +418,11 @@ class ProcessTable(Spawning):
             self._retire(process)
         assert process.exit_code is not None
         return ExitStatus(pid, process.exit_code, process.reason, process.ended_at)
+
+    def waits_for(self, cred: Credentials, pid: int) -> AbstractContextManager[None]:
+        """Shows in the caller's wchan, where he is an agent, that he waits for a child."""
+        process = self._processes.get(cred.agent_pid) if cred.agent_pid else None
+        return nullcontext() if process is None else process.waiting_for(f"child:{pid}")
 
     # -- retention
 

@@ -398,3 +398,14 @@ def _expected(kinds: frozenset[str]) -> str:
     if kinds == {"object"}:
         return 'write one JSON object, for example {"path": "/README"}'
     return "write one JSON object, one line, or Markdown that starts with ---"
+
+
+def text_of(data: bytes) -> str:
+    """A request in words. InvalidError EINVAL for what is not UTF-8, or has NUL."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise InvalidError("text must be UTF-8") from None
+    if "\0" in text:
+        raise InvalidError("text may not contain NUL")
+    return text

@@ -83,7 +83,7 @@ class AgentProgram:
         if result.action is StepAction.ERROR:
             if process.spec.mode == "oneshot":
                 outcome = Outcome(EXIT_FAILED, f"model: {result.error}")
-        elif result.action is StepAction.DONE and (process.closing or not process.has_mail):
+        elif result.action is StepAction.DONE and (process.closing or not untold(process)):
             outcome = await self._answered(process, loop)
         if process.spec.checkpoint == "turn":
             await self._ports.home.checkpoint(process)
@@ -116,6 +116,11 @@ class AgentProgram:
         return Outcome(EXIT_DONE, "done", answer)
 
 
+def untold(process: ProgramProcess) -> bool:
+    """True when there is something that the model was not told yet, and that does not wait."""
+    return process.has_mail or process.has_news
+
+
 def said_last(process: ProgramProcess) -> str:
     """What the model last said; empty when it never did."""
     said = (m for m in reversed(process.transcript) if m["role"] == "assistant")
@@ -124,7 +129,7 @@ def said_last(process: ProgramProcess) -> str:
 
 def expects_model(process: ProgramProcess) -> bool:
     """True when there is something to do: messages, a question, calls or results of tools."""
-    if process.has_mail or process.open:
+    if untold(process) or process.open:
         return True
     if not process.transcript or (process.dropped and process.spec.mode == "chat"):
         return False

@@ -7,8 +7,12 @@ The step to make next is counted from the transcript, so that it has no state. A
 the results become an answer.
 """
 
+from typing import Any
+
 from nexusfs.contracts.model import Message, ModelCall
+from nexusfs.contracts.task import NEWS_HEADING
 from nexusfs.contracts.tool import new_call_id
+from nexusfs.services.llm.demo_copilot import collected, handed_out, handing
 from nexusfs.services.llm.demo_plan import VERBS, Step, plan_of
 from nexusfs.services.llm.demo_tools import arguments_for, files_in, find_tool, paths_in
 from nexusfs.services.llm.script import text_of
@@ -20,10 +24,10 @@ SUMMARY_SENTENCES = 3
 
 def demo_answer(call: ModelCall) -> Message:
     """The next assistant message: tool calls for the next step, or the answer."""
-    users = [n for n, message in enumerate(call.messages) if message.get("role") == "user"]
+    users = [n for n, message in enumerate(call.messages) if _is_asked(message)]
     task = text_of(call.messages[users[-1]]) if users else ""
     since = call.messages[users[-1] + 1 :] if users else []
-    plan = plan_of(task)
+    plan = handed_out(plan_of(task), call)
     rounds = _rounds(since)
     notes: list[str] = []
     for number, step in enumerate(plan):
@@ -36,6 +40,12 @@ def demo_answer(call: ModelCall) -> Message:
         notes.append(note)
         rounds.append([])
     return {"content": _compose(task, plan, rounds, notes, call)}
+
+
+def _is_asked(message: Message) -> bool:
+    """True for what a person says; news of tasks are the kernel's."""
+    said = text_of(message)
+    return message.get("role") == "user" and not said.startswith(NEWS_HEADING)
 
 
 def _rounds(since: list[Message]) -> list[list[str]]:
@@ -63,7 +73,10 @@ def _calls_for(
             return None, f"There was nothing to {step.verb}."
     made = []
     for target in targets or (None,):
-        arguments = arguments_for(tool, step, target)
+        if step.verb == "delegate":
+            arguments: dict[str, Any] | None = handing(step, target, call)
+        else:
+            arguments = arguments_for(tool, step, target)
         if arguments is None:
             return None, f"I cannot fill in what the tool {tool['name']} requires."
         made.append({"name": tool["name"], "arguments": arguments, "id": new_call_id()})
@@ -94,10 +107,18 @@ def _compose(
             f"Tools: {names}.",
         ]
     for step, results in zip(plan, rounds, strict=False):
+        if step.verb == "delegate":
+            continue  # what comes of it is in the collect after it
         for number, result in enumerate(results):
             lines.append(f"\n{step.heading(number)}")
-            lines.append(summary_of(result) if step.summarise else _short(result))
+            lines.append(_shown(step, result))
     return "\n".join(lines + notes)
+
+
+def _shown(step: Step, result: str) -> str:
+    if step.verb == "collect":
+        return _short(collected(result))
+    return summary_of(result) if step.summarise else _short(result)
 
 
 def _short(text: str) -> str:

@@ -15,7 +15,7 @@ VERBS = {
 }
 _VERB_WORDS = (
     r"list|ls|read|show|cat|print|open|display|find|search|grep|look|write|save|put|append|"
-    r"summari[sz]e|sum up|run|exec|execute"
+    r"summari[sz]e|sum up|review|run|exec|execute"
 )
 _CLAUSE = re.compile(
     r"\s*(?:[;\n]|\.(?=\s|$)|,?\s*\b(?:and then|then|afterwards)\b"
@@ -68,6 +68,8 @@ class Step:
             return f"I look for {self.text!r} in {about}."
         if self.verb == "run":
             return f"I run {self.text!r}."
+        if self.verb == "collect":
+            return "I wait for my workers."
         return f"I {self.verb} {about}."
 
     def heading(self, number: int) -> str:
@@ -77,6 +79,8 @@ class Step:
             return f"{self.text!r} in {where if self.targets else '.'}:"
         if self.verb == "run":
             return f"$ {self.text}"
+        if self.verb == "collect":
+            return "what my workers found:"
         return f"{'summary of' if self.summarise else self.verb} {where}:"
 
 
@@ -184,7 +188,7 @@ def _run(match: re.Match[str]) -> Step | None:
 _Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], Step | None]]
 _FLAGS = re.IGNORECASE | re.DOTALL
 _RULES: tuple[_Rule, ...] = (
-    (re.compile(r"(?:summari[sz]e|sum up)\s+(?P<rest>.+)", _FLAGS), _summarise),
+    (re.compile(r"(?:summari[sz]e|sum up|review)\s+(?P<rest>.+)", _FLAGS), _summarise),
     (re.compile(r"(?:list|ls)(?:\s+(?P<rest>.+))?$", _FLAGS), _list),
     (
         re.compile(

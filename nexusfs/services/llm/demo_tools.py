@@ -12,6 +12,8 @@ _TOOL_NAMES: dict[str, tuple[str, ...]] = {
     "glob": ("glob", "find_files", "find"),
     "write": ("write_file", "write", "save"),
     "run": ("exec", "bash", "shell", "run"),
+    "delegate": ("delegate",),
+    "collect": ("collect",),
 }
 _PATH_NAMES = ("path", "file_path", "filename", "file", "directory", "dir", "folder", "root", "cwd")
 _TEXT_NAMES: dict[str, tuple[str, ...]] = {
