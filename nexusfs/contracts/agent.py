@@ -49,6 +49,9 @@ SCHEMA_BYTES = 64 * 1024
 LIST_MAX, ENTRY_MAX = 1000, 128
 """Entries of a list of tools, and characters of one: each is matched against each tool."""
 
+LIST_CHARS = LIST_MAX * (ENTRY_MAX + 1)
+"""Of a list that is one text with commas."""
+
 NAME = re.compile(r"[a-z0-9-]{1,64}")
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Path = Annotated[str, Field(pattern=r"^/", max_length=4096)]
@@ -137,6 +140,8 @@ class AgentSpec(BaseModel):
     @field_validator("tools", "disallowed_tools", "fallback_models", mode="before")
     @classmethod
     def _comma_string(cls, value: object) -> object:
+        if isinstance(value, str) and len(value) > LIST_CHARS:
+            raise ValueError(f"a list of names may have {LIST_CHARS} characters")
         return names_of(value)
 
     @field_validator("paths", mode="before")
@@ -210,9 +215,9 @@ def parse_spec(raw: dict[str, Any]) -> AgentSpec:
         if key in LATER_FIELDS:
             raise UnavailableError(f"{key!r} is not enforced by this version: leave it out")
         if key not in known:
-            near = nearest(key, known)
+            near = nearest(key[:100], known)
             hint = f"did you mean {near!r}?" if near else "read proc/spawn for the schema"
-            raise InvalidError(f"unknown key {key!r} in the spec: {hint}")
+            raise InvalidError(f"unknown key {key[:100]!r} in the spec: {hint}")
     try:
         return AgentSpec.model_validate(raw)
     except ValidationError as exc:

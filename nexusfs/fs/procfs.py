@@ -220,7 +220,7 @@ class ProcFs:
     async def _ctl(self, process: Process, cred: Credentials, request: Request) -> bytes:
         verb, _, rest = text_of(request.data).strip().partition(" ")
         if verb not in VERBS:
-            raise InvalidError(f"unknown verb {verb!r}: one of {' '.join(VERBS)}")
+            raise InvalidError(f"unknown verb {verb[:60]!r}: one of {' '.join(VERBS)}")
         with_words = self._verbs.get(verb)
         if with_words is not None:
             return await with_words(process.pid, cred, rest)

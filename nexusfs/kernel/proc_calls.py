@@ -124,7 +124,7 @@ class ProcessCalls(TaskCalls):
             "reap": self.processes.reap,
         }
         if verb not in verbs:
-            raise InvalidError(f"unknown verb {verb!r}: one of {', '.join(verbs)}")
+            raise InvalidError(f"unknown verb {verb[:60]!r}: one of {', '.join(verbs)}")
         with self._watching(cred, verb, pid):
             verbs[verb](cred, pid)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.fuse.conftest import NEXUSFS, Mounts
 
 pytestmark = pytest.mark.fuse
 
@@ -290,3 +293,21 @@ def test_completion_offers_live_pids_and_tools(mnt: Path, idle: str) -> None:
 
     assert f"plain,{idle}\n" in offered(f"nexusfs kill {idle}")
     assert "plain,read_file\n" in offered("nexusfs call read")
+
+
+def test_a_command_in_a_dead_mount_says_so_and_asks_no_other(mounts: Mounts, mnt: Path) -> None:
+    other = mounts.mount("dead")
+
+    def ran(script: str) -> "subprocess.CompletedProcess[str]":
+        (daemon,) = re.findall(r"pid (\d+)", (mounts.store("dead") / "lock").read_text())
+        words = ["sh", "-c", script, "sh", str(other), daemon, NEXUSFS]
+        env = mounts.environment()
+        return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+
+    inside = ran('cd "$1"; kill -9 $2; sleep 0.3; "$3" ps')
+    mounts.mount("dead")
+    named = ran('exec 3<"$1/README"; kill -9 $2; sleep 0.3; "$3" ps --mnt "$1"')
+
+    assert (mnt / "proc/spawn").exists()
+    for done in (inside, named):
+        assert done.returncode != 0 and f"{other} is dead" in done.stderr, done

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,23 +227,6 @@ def test_a_killed_daemon_leaves_errors_and_no_empty_directory(own: Mounts) -> No
 
     assert process.returncode == 1 and ("not connected" in said or "abort" in said)
     assert listed.returncode != 0, "the mount point looks like an empty directory"
-
-
-def test_a_command_in_a_dead_mount_says_so_and_asks_no_other(own: Mounts) -> None:
-    other, mnt = own.mount("b"), own.mount()
-
-    def ran(script: str) -> "subprocess.CompletedProcess[str]":
-        words = ["sh", "-c", script, "sh", str(mnt), str(daemon(mnt)), NEXUSFS]
-        env = own.environment()
-        return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
-
-    inside = ran('cd "$1"; kill -9 $2; sleep 0.3; "$3" ps')
-    own.mount()
-    named = ran('exec 3<"$1/README"; kill -9 $2; sleep 0.3; "$3" ps --mnt "$1"')
-
-    assert (other / "proc/spawn").exists()
-    for done in (inside, named):
-        assert done.returncode != 0 and f"{mnt} is dead" in done.stderr, done
 
 
 def test_the_next_mount_works_where_a_daemon_died(own: Mounts) -> None:

@@ -21,7 +21,7 @@ from nexusfs.contracts.errors import (
     TimeoutExpiredError,
     UnavailableError,
 )
-from nexusfs.contracts.hooks import Identity, TerminateContext
+from nexusfs.contracts.hooks import TerminateContext
 from nexusfs.contracts.proc import (
     EXIT_FAILED,
     EXIT_LIMIT,
@@ -30,7 +30,6 @@ from nexusfs.contracts.proc import (
     SIGTERM_EXIT,
     ExitStatus,
     Outcome,
-    ProcessInfo,
     ProcState,
     Program,
 )
@@ -41,10 +40,11 @@ from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
 from nexusfs.kernel.proc.budget import Totals
 from nexusfs.kernel.proc.caveats import NOTHING
+from nexusfs.kernel.proc.looking import Looking
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.purses import Purses
 from nexusfs.kernel.proc.rebuild import restored
-from nexusfs.kernel.proc.spawning import AgentLoader, ProcSettings, Spawning
+from nexusfs.kernel.proc.spawning import AgentLoader, ProcSettings
 from nexusfs.kernel.proc.steps import Host
 from nexusfs.kernel.proc.verbs import checked_text
 
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 INTERRUPTED = "interrupted: the call was cut off, its outcome is unknown"
 
 
-class ProcessTable(Spawning):
+class ProcessTable(Looking):
     """All processes of a store, by pid.
 
     Every method that takes `cred` checks its rights; see `Verbs`.
@@ -205,42 +205,6 @@ class ProcessTable(Spawning):
 
     def __len__(self) -> int:
         return len(self._processes)
-
-    def last_pid(self, cred: Credentials) -> int | None:
-        """What the caller's session spawned last."""
-        return self._last.get(cred)
-
-    def identity(self, cred: Credentials) -> Identity:
-        """Who a caller is, as hooks are told."""
-        process = self._processes.get(cred.agent_pid) if cred.agent_pid else None
-        if process is None:
-            return Identity("", "", cred.agent_pid, 0, cred.uid, {})
-        return Identity(
-            process.agent_id, process.spec.zone, process.pid, process.parent_pid, cred.uid,
-            process.spec.metadata,
-        )  # fmt: skip
-
-    def visible(self, cred: Credentials, process: Process) -> bool:
-        """False for an agent that looks at a process of another zone."""
-        return self.sees(cred, process.spec.zone)
-
-    def sees(self, cred: Credentials, zone: str) -> bool:
-        """False for an agent of another zone."""
-        if not cred.agent_pid:
-            return True
-        caller = self._processes.get(cred.agent_pid)
-        return caller is not None and caller.spec.zone == zone
-
-    def snapshots(
-        self, cred: Credentials, zone: str | None = None, state: str | None = None
-    ) -> list[ProcessInfo]:
-        """Snapshots of what the caller sees, by pid. InvalidError EINVAL for an unknown state."""
-        self.check_on()
-        if state is not None and state not in set(ProcState):
-            raise InvalidError(f"no state {state!r}: one of {', '.join(ProcState)}")
-        self.prune()
-        found = (p for p in self if zone in (None, p.spec.zone) and state in (None, p.state))
-        return [process.info() for process in found if self.visible(cred, process)]
 
     def tools_of(self, process: Process) -> list[str]:
         """Names of the tools that a process may use, sorted."""

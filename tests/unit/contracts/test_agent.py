@@ -14,6 +14,7 @@ from nexusfs.contracts.errors import InvalidError
         {"fallback_models": ["openai/x"] * 17},
         {"fallback_models": ["openai/" + "x" * 3_000_000]},
         {"fallback_models": "openai/x," * 99_000},
+        {"tools": "a," * 2_000_000},
         {"output_schema": {"enum": ["x" * SCHEMA_BYTES]}},
     ],
 )
@@ -29,3 +30,10 @@ def test_a_field_that_is_too_large_is_einval_and_named(fields: dict[str, Any]) -
 )
 def test_a_few_fallback_models_are_taken(fields: dict[str, Any]) -> None:
     assert parse_spec({"task": "x", **fields}).fallback_models[0] == "a/b"
+
+
+def test_of_an_unknown_key_the_beginning_is_said() -> None:
+    with pytest.raises(InvalidError, match="unknown key") as caught:
+        parse_spec({"b" * (4 << 20): 1})
+
+    assert len(str(caught.value)) < 1000
