@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
+from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import ProcState
 from nexusfs.kernel.proc.budget import Account, Totals
@@ -59,9 +60,9 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
     process.started_ns = event["time_ns"]
     process.state = ProcState.RUNNING
     process.nice = event.get("nice", 0)
-    process.rights.caveats = caveats_of(event["caveats"])
+    process.rights.caveats = caveats_of(event.get("caveats"), process.spec)
     process.account.started_ns = event["time_ns"]
-    set_limits(process.account, event["limits"])
+    set_limits(process.account, event.get("limits", {}))
     delegated = event.get("delegated")
     if delegated is not None:
         process.task = Task(delegated)
@@ -73,9 +74,9 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
         process.mail.append(task)
 
 
-def caveats_of(said: list[Any]) -> tuple[Caveat, ...]:
-    """Caveats as events keep them."""
-    return tuple(map(Caveat.of_json, said))
+def caveats_of(said: list[Any] | None, spec: AgentSpec) -> tuple[Caveat, ...]:
+    """Caveats as events keep them; before there were any, the effective spec said it all."""
+    return (Caveat.of(spec),) if said is None else tuple(map(Caveat.of_json, said))
 
 
 def limits_of(account: Account) -> dict[str, Any]:

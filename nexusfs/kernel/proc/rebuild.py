@@ -57,14 +57,14 @@ def _set_end(
     if process.task is not None:
         process.task.set_totals(totals["task"])
     used = Usage(totals["input_tokens"], totals["output_tokens"], totals["cost_usd"])
-    set_limits(process.account, totals["limits"])
-    process.account.settle(Totals(**totals["settled"]))
+    set_limits(process.account, totals.get("limits", {}))
+    process.account.settle(Totals(**totals.get("settled", {})))
     process.book(
         turns=process.turns, model_calls=totals["model_calls"], tool_calls=totals["tool_calls"],
         input_tokens=used.input_tokens, output_tokens=used.output_tokens,
         cost_usd=used.cost_usd or 0.0, unpriced=used.cost_usd is None,
     )  # fmt: skip
-    process.rights.caveats = caveats_of(totals["caveats"])
+    process.rights.caveats = caveats_of(totals.get("caveats"), process.spec)
     process.counts = Counts(totals["model_calls"], totals["tool_calls"], used)
 
 

@@ -1,5 +1,6 @@
 """A table folded from its journal is the table that wrote it."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -216,3 +217,26 @@ async def test_reaped_agents_do_not_come_back(table: ProcessTable, journal: Memo
     table.reap(ROOT, agent.pid)
 
     assert len(restored(journal)) == 0
+
+
+async def test_journals_from_before_there_were_caveats_and_limits_are_read(
+    table: ProcessTable, journal: MemoryJournal
+) -> None:
+    agent, ended = await spawned(table, tools="g*"), await spawned(table, tools="grep")
+    table.end(ended, Outcome(0, "done"))
+    before = shown(table)
+    for pid, lines in journal.lines.items():
+        events = [json.loads(line) for line in lines]
+        for event in events:
+            for said in (event, event.get("totals", {})):
+                for name in ("caveats", "limits", "settled"):
+                    said.pop(name, None)
+        journal.lines[pid] = [json.dumps(event).encode() for event in events]
+
+    again = restored(journal)
+
+    assert [process.state for process in again] == [process.state for process in table]
+    assert again.get(agent.pid).rights.may_use("grep")
+    assert not again.get(agent.pid).rights.may_use("exec")
+    assert again.get(ended.pid).result == ended.result
+    assert shown(again).keys() == before.keys()
