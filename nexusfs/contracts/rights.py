@@ -1,5 +1,6 @@
 """What agents may use and hand on, as a spec says it: paths, and what children may get."""
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -86,8 +87,9 @@ class Rules(BaseModel):
         return tuple(value) if isinstance(value, list) else value
 
 
+@lru_cache(1000)
 def grant(path: str, access: Access = "rw") -> Grant:
-    """A grant of a path that is plain already."""
+    """A grant of a path that is plain already; equal ones are one object."""
     return Grant.model_construct(path=path, access=access)
 
 

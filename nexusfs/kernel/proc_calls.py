@@ -245,7 +245,7 @@ class ProcessCalls(TaskCalls):
     @syscall
     async def sys_tools(self, cred: Credentials) -> list[Tool]:
         """The tools that the caller may use, by name."""
-        return [self.tools.get(cred, name) for name in self.tools.names(cred)]
+        return self.tools.usable(cred)
 
 
 def _spec_of(spec: AgentSpec | dict[str, Any] | None, more: dict[str, Any]) -> AgentSpec:

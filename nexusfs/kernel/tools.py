@@ -73,14 +73,19 @@ class ToolTable:
         if tool.name in self._tools:
             raise ExistsError(f"tool already registered: {tool.name!r}")
         self._tools[tool.name] = tool
+        self._tools = dict(sorted(self._tools.items()))
 
     def all_names(self) -> list[str]:
         """Every registered name, sorted."""
-        return sorted(self._tools)
+        return list(self._tools)
 
     def names(self, cred: Credentials) -> list[str]:
         """The tools that the caller may use, sorted."""
-        return [name for name in self.all_names() if self._allowed(cred, name)]
+        return [name for name in self._tools if self._allowed(cred, name)]
+
+    def usable(self, cred: Credentials) -> list[Tool]:
+        """The same, the tools themselves."""
+        return [tool for name, tool in self._tools.items() if self._allowed(cred, name)]
 
     def get(self, cred: Credentials, name: str) -> Tool:
         """The tool. UnknownToolError ENOENT, naming the nearest, also for one that is denied."""

@@ -12,11 +12,13 @@ from nexusfs.contracts.errors import KernelError
 from nexusfs.contracts.limits import shown
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.contracts.store import Journal
-from nexusfs.kernel.clock import now_iso
+from nexusfs.kernel.clock import now_iso, now_ns
 from nexusfs.kernel.proc.budget import Account, Totals
 from nexusfs.kernel.proc.fold import line_of
 
 log = logging.getLogger(__name__)
+
+DAY_NS = 86_400 * 10**9
 
 
 class Purse(Account):
@@ -28,7 +30,7 @@ class Purse(Account):
         """`spent_usd` was spent today before; `keep` journals what is spent from now on."""
         super().__init__()
         self.uid = uid
-        self.day = today()
+        self.day = now_ns() // DAY_NS
         self.used = Totals(cost_usd=spent_usd)
         self._keep = keep
 
@@ -52,8 +54,9 @@ class Purse(Account):
         return f"{name} ({shown(self.ceilings[name])}) of user {self.uid} for the day"
 
     def _turn_page(self) -> None:
-        if self.day != today():
-            self.day = today()
+        day = now_ns() // DAY_NS
+        if self.day != day:
+            self.day = day
             self.used = Totals()
 
 

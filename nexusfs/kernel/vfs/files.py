@@ -137,6 +137,7 @@ class Vfs:
         self.mounts = mounts
         self.walker = Walker(mounts)
         self.watch = watch
+        watch.listen(self.walker.guard.changed)
         self.admit = mounts.root.admit
         """To be awaited before a change's checks: suspends while the disk is too far behind."""
 

@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import AccessError, NotFoundError
-from nexusfs.contracts.node import File, Node
+from nexusfs.contracts.node import Changed, File, Node
 from nexusfs.contracts.rights import Grant
 from nexusfs.kernel.vfs.mounts import MountTable
 
 LOOK = os.X_OK
 """To see that something is there and what its attributes are, or to walk through it."""
+WALKS_MAX = 10_000
+"""Granted paths whose way is kept in memory, 300 bytes each."""
 GUARDED_DOORS = ("tool", "fuse")
 """What the kernel itself does for an agent (its home, its checkpoints) comes by others."""
 
@@ -32,7 +34,15 @@ class Guard:
     def __init__(self, mounts: MountTable) -> None:
         """Boot sets `lists_of`: agent pid → lists of grants that must all grant a call."""
         self._root = mounts.root
+        self._walks: dict[str, tuple[Trail, bool]] = {}
+        self._steps: set[tuple[int, bytes]] = set()
         self.lists_of: Callable[[int], Lists] = lambda _: ()
+
+    def changed(self, change: Changed) -> None:
+        """Forgets where granted paths lead, when a name on the way has changed."""
+        if change.name is not None and (change.node.ino, change.name) in self._steps:
+            self._walks.clear()
+            self._steps.clear()
 
     def binds(self, cred: Credentials) -> bool:
         """True for a caller whose paths count."""
@@ -107,11 +117,22 @@ class Guard:
         """The numbers from the root along a granted path, and whether it is there to its end.
 
         A symlink on the way ends it: a grant is of what it was at the spawn, see `real_path`.
+        What was found is kept until a name on the way changes: every file call asks.
         """
+        known = self._walks.get(path)
+        if known is None:
+            if len(self._walks) >= WALKS_MAX:
+                self._walks.clear()
+                self._steps.clear()
+            known = self._walks[path] = await self._walk(path)
+        return known
+
+    async def _walk(self, path: str) -> tuple[Trail, bool]:
         node, trail = self._root, [self._root.ino]
         for name in path.encode("utf-8", "surrogateescape").split(b"/"):
             if not name:
                 continue
+            self._steps.add((node.ino, name))
             found = await node.find(_NOBODY, name) if (await node.stat()).is_dir else None
             if found is None:
                 return tuple(trail), False

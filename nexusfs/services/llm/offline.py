@@ -65,8 +65,8 @@ class OfflineModels:
         return "running"
 
     async def quote(self, call: ModelCall) -> Quote:
-        """Characters / 4, for nothing."""
-        return Quote(call.model, tokens_of([*call.messages, *call.tools]))
+        """Characters / 4, and one for each tool, for nothing."""
+        return Quote(call.model, tokens_of(call.messages) + len(call.tools))
 
     async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
         """The whole reply; its text goes to `observer` word by word. ModelError by the script."""
