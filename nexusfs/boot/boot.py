@@ -19,7 +19,7 @@ from nexusfs.boot.kernel import Backing, Kernel
 from nexusfs.boot.schema_process import COMMAND
 from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.cred import Credentials
-from nexusfs.contracts.errors import NotPermittedError, UnavailableError
+from nexusfs.contracts.errors import KernelError, NotPermittedError, UnavailableError
 from nexusfs.contracts.proc import Priority
 from nexusfs.contracts.tool import LABELS
 from nexusfs.drivers.audit_local import LocalAuditLog
@@ -164,6 +164,11 @@ class _Services:
             self._kernel.syscalls, uid, daemon_environment(), self._kernel.start
         )
         hooks.register(programs, "hooks.json")
+        programs.tell(lambda fault: self._show("hooks", fault))
+
+    def _show(self, service: str, fault: KernelError | None) -> None:
+        state = "running" if fault is None else f"degraded: {' '.join(str(fault).split())}"
+        self._kernel.services[service] = state
 
     async def _tools(self) -> None:
         network = self._options.config.sandbox.network

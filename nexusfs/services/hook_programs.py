@@ -61,6 +61,10 @@ class HookPrograms:
         self._at_once = trio.CapacityLimiter(BESIDE_MAX)
         self._file: TrustedFile[tuple[Program, ...]] = TrustedFile(calls, uid, PATH, _parse, ())
 
+    def tell(self, shown: Callable[[KernelError | None], None]) -> None:
+        """Has `shown` called with what is wrong with the file, None: nothing, when it was read."""
+        self._file.on_read = shown
+
     async def pre_spawn(self, context: HookContext) -> None:
         """May refuse a spawn."""
         await self._all("pre_spawn", context)

@@ -33,6 +33,7 @@ class TrustedFile(Generic[T]):
 
     Attributes:
         fault: why the file is not used.
+        on_read: is told the fault, or None, each time the file was read.
         known: what was read last.
     """
 
@@ -49,6 +50,7 @@ class TrustedFile(Generic[T]):
         self._ino = 0
         self.known = empty
         self.fault: KernelError | None = None
+        self.on_read: Callable[[KernelError | None], None] = _told_nobody
         self._changes = 1
         self._read_at = 0
         self._reading = trio.Lock()
@@ -81,6 +83,7 @@ class TrustedFile(Generic[T]):
             fault = exc
             log.error("%s", exc)
         self._read_at, self.known, self.fault = changes, known, fault
+        self.on_read(fault)
 
     def _changed(self, changed: Changed) -> None:
         ours = changed.name is None and changed.node.ino == self._ino
@@ -106,3 +109,7 @@ class TrustedFile(Generic[T]):
             raise AccessError(f"{self._path}: {where}: {fault['msg']}") from None
         except (ValueError, TypeError, RecursionError) as exc:
             raise AccessError(f"{self._path}: {exc}") from None
+
+
+def _told_nobody(fault: KernelError | None) -> None:
+    """Nobody shows how the file is."""

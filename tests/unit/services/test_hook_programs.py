@@ -243,3 +243,20 @@ async def test_a_read_that_is_cancelled_leaves_the_file_to_be_read(tmp_path: Pat
 
         with pytest.raises(AccessError):
             await w.play(mode="chat")
+
+
+async def test_a_file_that_cannot_be_used_is_a_degraded_service_until_it_can(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        await install(w, text=b'{"hooks": ')
+        with pytest.raises(AccessError):
+            await w.play(mode="chat")
+        broken = await w.files.read_file("/sys/services/hooks")
+
+        await install(w)
+        await w.play(mode="chat")
+        mended = await w.files.read_file("/sys/services/hooks")
+
+    assert broken.startswith(b"degraded: ") and b"/etc/hooks.json" in broken
+    assert mended == b"running\n"
