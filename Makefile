@@ -10,9 +10,9 @@ demo: ## mount a store, run an agent and a tool by echo, remount, and see it all
 	@scripts/setup.sh
 	@sh scripts/demo.sh
 
-test: ## every test, on a real mount too; ARGS= goes to pytest
+test: ## every test, on a real mount too, in two processes; ARGS= goes to pytest
 	@scripts/setup.sh test
-	$(BIN)/pytest -q tests $(ARGS)
+	$(BIN)/pytest -q -n 2 --dist loadfile tests $(ARGS)
 
 torture: ## the long tests of ordinary files, as root; PJDFSTEST=DIR FSX=PATH name what no package has
 	@scripts/setup.sh test
