@@ -9,6 +9,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from nexusfs.contracts.errors import InvalidError, UnavailableError
 from nexusfs.contracts.limits import Limits
@@ -56,6 +57,17 @@ NAME = re.compile(r"[a-z0-9-]{1,64}")
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Path = Annotated[str, Field(pattern=r"^/", max_length=4096)]
 ModelName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,1024}$")]
+
+
+FORMS = {
+    "name": "lower-case letters, digits and -, at most 64",
+    "agent": "lower-case letters, digits and -, at most 64",
+    "zone": "lower-case letters, digits and -, at most 64",
+    "cwd": "a path from the mount point, which begins with /",
+    "path": "a path from the mount point, which begins with /",
+    "restore": "the 64 hexadecimal digits of a checkpoint's name",
+}
+"""What a field whose pattern does not fit should look like."""
 
 
 class AgentSpec(BaseModel):
@@ -231,7 +243,19 @@ def first_fault(exc: ValidationError) -> str:
     given = json.dumps(fault.get("input"), default=str)
     given = given if len(given) <= 60 else given[:57] + "..."
     shown = "" if fault["type"] == "value_error" else f" (given {given})"  # may be a key's value
-    return f"{place}: {fault['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{place}: {_said(fault)}{shown}"
+
+
+def _said(fault: ErrorDetails) -> str:
+    """What pydantic says of a fault, or what to write instead."""
+    name = fault["loc"][-1] if fault["loc"] else ""
+    if fault["type"] == "string_pattern_mismatch" and name in FORMS:
+        return f"write {FORMS[str(name)]}"
+    if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
+        return "another name of this field is there too: leave one of them out"
+    if fault["type"] == "extra_forbidden":
+        return "there is no such key here: leave it out"
+    return fault["msg"].removeprefix("Value error, ")
 
 
 def spec_schema() -> bytes:

@@ -37,3 +37,18 @@ def test_of_an_unknown_key_the_beginning_is_said() -> None:
         parse_spec({"b" * (4 << 20): 1})
 
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"task": "x", "name": "My Agent"}, r"\$\.name: write lower-case letters, digits and -"),
+        ({"task": "x", "cwd": "work"}, r"\$\.cwd: write a path from the mount point"),
+        ({"task": "x", "restore": "abc"}, r"\$\.restore: write the 64 hexadecimal digits"),
+        ({"task": "x", "input": "y"}, r"\$\.input: another name of this field is there too"),
+        ({"task": "x", "limits": {"turn": 1}}, r"\$\.limits\.turn: there is no such key here"),
+    ],
+)
+def test_a_form_that_does_not_fit_is_told_in_words(raw: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidError, match=said):
+        parse_spec(raw)
