@@ -86,6 +86,18 @@ class Rules(BaseModel):
     def _list(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("deny", "ask", "allow", mode="after")
+    @classmethod
+    def _whole(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if "(" in pattern and not pattern.endswith(")"):
+                raise ValueError(f"{pattern!r} never fits: write tool, or tool(glob)")
+        return value
+
+    def tools(self) -> tuple[str, ...]:
+        """The tools, or globs of them, that the patterns name."""
+        return tuple(one.partition("(")[0] for one in (*self.deny, *self.ask, *self.allow))
+
 
 @lru_cache(1000)
 def grant(path: str, access: Access = "rw") -> Grant:

@@ -32,6 +32,8 @@ from nexusfs.kernel.vfs.kernfs import (
     refuse_write,
 )
 
+TASKS_ROW = 192
+"""Inode numbers of `tasks` and its rows begin after those of `limits`; see procfs."""
 TASKS_INO = (1 << 56) | (1 << 48)
 ARTIFACTS_INO = (1 << 56) | (2 << 48)
 _DIR = 0o040500
@@ -92,7 +94,8 @@ class TaskFs:
             return [DirEntry(b"%d" % w.pid, TASKS_INO | (w.pid << 8), 0o040000) for w in workers]
 
         mode = 0o555 if copilot is None else 0o500
-        return SteadyDir(self._dirs, copilot, ino, mode, Dynamic(lookup, entries))
+        own = (ino & ~0xFF) | TASKS_ROW
+        return SteadyDir(self._dirs, copilot, own, mode, Dynamic(lookup, entries))
 
     def _last_link(self, copilot: Any, cred: Credentials) -> bytes | None:
         pid = self._calls.tasks.last.get(cred)

@@ -15,6 +15,7 @@ from nexusfs.contracts.errors import (
     ExistsError,
     KernelError,
     NoSandboxError,
+    QuotaError,
     TimeoutExpiredError,
     UnknownToolError,
 )
@@ -26,7 +27,9 @@ from nexusfs.kernel.hooks import Hooks, is_contained
 
 log = logging.getLogger(__name__)
 
-_REFUSALS = (CapacityError, DisconnectedError, NoSandboxError, TimeoutExpiredError)
+_REFUSALS = (
+    CapacityError, DisconnectedError, NoSandboxError, QuotaError, TimeoutExpiredError,
+)  # fmt: skip
 """What the caller gets as it is, with its errno, for the tool did not fail by itself."""
 
 

@@ -78,6 +78,15 @@ class Homes:
 
     # -- what the agent's loop needs
 
+    async def prepare(self, process: ProgramProcess) -> None:
+        """Makes the home of an agent whose paths name it: it may write in it, but not make it."""
+        spec = process.spec
+        if spec.paths is not None and (spec.name or spec.agent):
+            try:
+                await self._make_home(process.cred, f"/home/{process.agent_id}")
+            except KernelError as exc:
+                log.warning("agent %d has no home: %s", process.pid, exc)
+
     async def memory(self, process: ProgramProcess) -> str:
         """What MEMORY.md says; empty when there is none that the agent's user, or root, wrote."""
         path = f"/home/{process.agent_id}/MEMORY.md"

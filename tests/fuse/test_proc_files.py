@@ -351,3 +351,22 @@ def test_a_path_into_the_mount_in_a_spec_is_rooted_at_the_mount(mnt: Path) -> No
 
     assert not failed
     assert json.loads(said)["output"] == (mnt / "note").read_text()
+
+
+def test_no_two_files_of_the_control_trees_have_one_inode_number(mnt: Path) -> None:
+    spawn(mnt, name="talk", mode="chat")
+    request(mnt / "proc/1/delegate", {"message": "hello", "worker": {"model": "offline/echo"}})
+    found: dict[int, list[str]] = {}
+    for top in ("proc", "dispatch", "sys"):
+        listed = sh(mnt, "find $1 -printf '%i %p\\n'", mnt / top).stdout.splitlines()
+        for line in {*listed, *_last(mnt / top)}:
+            number, _, path = line.partition(" ")
+            found.setdefault(int(number), []).append(path)
+
+    assert [paths for paths in found.values() if len(set(paths)) > 1] == []
+
+
+def _last(top: Path) -> list[str]:
+    """The hidden links, which `find` may not list."""
+    places = [top / ".last", *top.glob("*/tasks/.last")]
+    return [f"{link.lstat().st_ino} {link}" for link in places if link.is_symlink()]

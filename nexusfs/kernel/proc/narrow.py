@@ -67,7 +67,9 @@ def effective_spec(
     """
     warnings: list[str] = []
     for names in (wanted.tools, wanted.delegate.tools if wanted.delegate else None):
-        _check_known(names, tools)
+        _check_known("tools", names, tools)
+    if wanted.rules is not None:
+        _check_known("rules", wanted.rules.tools(), tools)
     spec = wanted
     above = parent.rights if parent else None
     caveats: tuple[Caveat, ...] = ()
@@ -225,8 +227,8 @@ def unknown_tools(wanted: tuple[str, ...] | None, tools: list[str]) -> list[str]
     return [name for name in wanted or () if not is_glob(name) and name not in tools]
 
 
-def _check_known(wanted: tuple[str, ...] | None, tools: list[str]) -> None:
+def _check_known(field: str, wanted: tuple[str, ...] | None, tools: list[str]) -> None:
     for name in unknown_tools(wanted, tools):
         near = nearest(name, tools)
         hint = f"did you mean {near!r}?" if near else f"there are {', '.join(tools)}"
-        raise InvalidError(f"$.tools: no tool {name!r}: {hint}")
+        raise InvalidError(f"$.{field}: no tool {name!r}: {hint}")

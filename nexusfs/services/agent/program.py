@@ -29,6 +29,8 @@ class AgentProgram:
     async def __call__(self, process: ProgramProcess) -> Outcome:
         """Runs one agent to its end. A chat agent has none but a signal."""
         loop: Loop | None = None  # an idle agent has none
+        if process.spec.paths is not None:
+            await self._ports.home.prepare(process)
         while True:
             await process.pause_point()
             if loop is None and (process.transcript or expects_model(process)):

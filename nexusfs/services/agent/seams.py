@@ -31,6 +31,10 @@ class Dispatcher(Protocol):
 class Home(Protocol):
     """An agent's own files: /home/<agent>."""
 
+    async def prepare(self, process: ProgramProcess) -> None:
+        """Makes the home of an agent that has paths of its own; it could not do that itself."""
+        ...
+
     async def memory(self, process: ProgramProcess) -> str:
         """What MEMORY.md says; empty when there is none that the agent may trust."""
         ...
@@ -46,6 +50,9 @@ class Home(Protocol):
 
 class NoHome:
     """An agent without files: the bare loop's."""
+
+    async def prepare(self, process: ProgramProcess) -> None:
+        """There is nothing to make."""
 
     async def memory(self, process: ProgramProcess) -> str:
         """Nothing."""

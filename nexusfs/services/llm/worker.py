@@ -24,7 +24,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from nexusfs.services.llm.assembly import Assembly, assistant_message
@@ -34,6 +35,9 @@ from nexusfs.services.llm.prefixes import whole
 from nexusfs.services.llm.wire import LINE_BYTES, REPLY_BYTES
 
 log = logging.getLogger(__name__)
+
+Work = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+"""What answers a request; not begun, for it may be cancelled before."""
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 """Source: linux/prctl.h. The parent's death kills us; nobody of our user reads our memory."""
@@ -140,14 +144,15 @@ class Worker:
                 failure = Failure("connection", True, "the worker does not know the conversation")
                 self.send({"id": number, "error": failure.to_json()})
                 return
-            work = self._quote(call) if what == "quote" else self._call(number, call)
+            quote, answer = partial(self._quote, call), partial(self._call, number, call)
+            work: Work = quote if what == "quote" else answer
             task = asyncio.create_task(self._answer(number, work))
             self.tasks[number] = task
             task.add_done_callback(lambda _: self.tasks.pop(number, None))
 
-    async def _answer(self, number: int, work: Coroutine[Any, Any, dict[str, Any]]) -> None:
+    async def _answer(self, number: int, work: Work) -> None:
         try:
-            reply = await work
+            reply = await work()
         except asyncio.CancelledError:
             self._texts.pop(number, None)
         except BaseException as exc:  # whatever a provider's client raises is an answer too

@@ -47,6 +47,7 @@ def test_of_an_unknown_key_the_beginning_is_said() -> None:
         ({"task": "x", "restore": "abc"}, r"\$\.restore: write the 64 hexadecimal digits"),
         ({"task": "x", "input": "y"}, r"\$\.input: another name of this field is there too"),
         ({"task": "x", "limits": {"turn": 1}}, r"\$\.limits\.turn: there is no such key here"),
+        ({"task": "x", "rules": {"deny": ["exec(rm"]}}, r"'exec\(rm' never fits: write tool, or"),
     ],
 )
 def test_a_form_that_does_not_fit_is_told_in_words(raw: dict[str, Any], said: str) -> None:

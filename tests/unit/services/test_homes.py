@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import trio.testing
 
 from nexusfs.contracts.errors import AccessError, InvalidError
 from nexusfs.contracts.model import Message
@@ -130,3 +131,20 @@ async def test_an_error_over_the_limit_goes_to_a_file_too(tmp_path: Path) -> Non
         results = [m for m in agent.transcript if m["role"] == "tool"]
 
     assert results and all(len(str(m)) < 3000 for m in results)
+
+
+async def test_an_agent_with_paths_may_write_in_its_home_from_the_beginning(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        await w.files.make_dirs("/proj")
+        agent = await w.play(
+            cred=ALICE, name="narrow", mode="chat", paths=[{"path": "/proj", "access": "r"}]
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        arguments = {"path": "/home/narrow/new", "content": "x"}
+
+        done = await w.kernel.syscalls.sys_dispatch(agent.cred, "write_file", arguments)
+
+        assert done.error is None
+        assert (await w.files.stat("/home/narrow")).uid == ALICE.uid

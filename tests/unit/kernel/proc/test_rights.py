@@ -252,3 +252,11 @@ async def test_the_effective_spec_can_be_spawned_again(table: ProcessTable) -> N
     again = await spawned(table, **agent.spec.to_dict())
 
     assert again.spec == agent.spec
+
+
+@pytest.mark.parametrize("effect", ["deny", "ask", "allow"])
+async def test_a_rule_for_a_tool_that_is_not_there_is_refused(
+    table: ProcessTable, effect: str
+) -> None:
+    with pytest.raises(InvalidError, match=r"\$\.rules: no tool 'gre': did you mean 'grep'\?"):
+        await spawned(table, rules={effect: ["gl*", "gre(x)"]})
