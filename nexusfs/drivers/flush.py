@@ -128,6 +128,7 @@ class FlushRound:
             batch = self._batch
             assert batch is not None
             self._sync_blobs()
+            self._parts.journal.refuse_failed()  # Another sync may have been told, and not this.
             self._parts.tables.store(batch)
             self._done.add("write")
             self._delete()

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -56,11 +57,18 @@ DEAD_BYTES = 256 << 20
 class LocalTicket:
     """One round of fdatasync: first the blobs, then the journal that names them."""
 
-    def __init__(self, number: int, blobs: Unsynced, journal_fds: list[int]) -> None:
-        """Covers the records of the journal up to `number`; the descriptors are the ticket's."""
+    def __init__(
+        self, number: int, blobs: Unsynced, journal_fds: list[int], on_failure: Callable[[], None]
+    ) -> None:
+        """Covers the records of the journal up to `number`; the descriptors are the ticket's.
+
+        `on_failure` is called in the thread that waits, at once: whoever syncs the same files a
+        moment later is not told by Linux.
+        """
         self.number = number
         self.blobs = blobs
         self.failed = False
+        self._on_failure = on_failure
         self._fds = [*blobs.fds, *journal_fds]
         self._lock = threading.Lock()  # A second waiter waits for the first.
 
@@ -73,7 +81,8 @@ class LocalTicket:
                     os.fdatasync(fd)
             except OSError as exc:
                 self.failed = True
-                raise KernelError(f"the store's disk: {exc.strerror}") from exc
+                self._on_failure()
+                raise translated(exc) from exc
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -202,10 +211,11 @@ class LocalStore:
                 self._sync.wait()
             self.end_sync(self._sync)
         if self._ops.number == self._synced:
-            return LocalTicket(self._synced, Unsynced([], 0), [])
+            return LocalTicket(self._synced, Unsynced([], 0), [], self._ops.fail)
         fds = self._ops.unsynced_fds()
         try:
-            self._sync = LocalTicket(self._ops.number, self.blobs.unsynced(), fds)
+            unsynced = self.blobs.unsynced()
+            self._sync = LocalTicket(self._ops.number, unsynced, fds, self._ops.fail)
         except KernelError:
             self._ops.mark_unsynced()
             for fd in fds:
@@ -220,7 +230,6 @@ class LocalStore:
         ticket, self._sync = self._sync, None
         if ticket.failed:
             log.critical("%s", SYNC_FAILED)
-            self._ops.fail()
             return
         self.blobs.synced(ticket.blobs)
         self._ops.settled = max(self._ops.settled, ticket.number)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ from nexusfs.boot.connect import connect_sync
 from tests.fuse.faces import Face, FilesFace, PythonFace
 
 NEXUSFS = str(Path(sys.executable).parent / "nexusfs")
+
+
+@contextlib.contextmanager
+def reachable_mounts() -> "Iterator[Mounts]":
+    """Mounts that other users can reach."""
+    with tempfile.TemporaryDirectory(prefix="nexusfs-reachable-") as directory:
+        os.chmod(directory, 0o755)
+        made = Mounts(Path(directory))
+        yield made
+        made.close()
 
 
 class Mounts:

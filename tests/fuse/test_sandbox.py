@@ -5,14 +5,13 @@ import os
 import re
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import Mounts
+from tests.fuse.conftest import Mounts, reachable_mounts
 from tests.fuse.programs import LANDLOCK, NOTHING_ELSE, gone, marked, run, sandboxes, tried, waiting
 from tests.fuse.shell import (
     call,
@@ -49,12 +48,8 @@ STUBBORN = (
 
 @pytest.fixture(scope="module")
 def mounts() -> Iterator[Mounts]:
-    """Mounts that other users can reach."""
-    with tempfile.TemporaryDirectory(prefix="nexusfs-sandbox-") as directory:
-        os.chmod(directory, 0o755)
-        made = Mounts(Path(directory))
+    with reachable_mounts() as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """A mount for each kind of sandbox, and agents on it."""
 
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import Mounts
+from tests.fuse.conftest import Mounts, reachable_mounts
 from tests.fuse.programs import LANDLOCK
 from tests.fuse.sandbox.boxes import LIMITS, Held
 from tests.fuse.shell import end, idle, read
@@ -15,11 +12,8 @@ from tests.fuse.shell import end, idle, read
 
 @pytest.fixture(scope="module")
 def reachable() -> Iterator[Mounts]:
-    with tempfile.TemporaryDirectory(prefix="nexusfs-escapes-") as directory:
-        os.chmod(directory, 0o755)
-        made = Mounts(Path(directory))
+    with reachable_mounts() as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module", params=["bwrap", "landlock"])

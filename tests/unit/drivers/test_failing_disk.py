@@ -70,6 +70,26 @@ def test_after_a_sync_that_failed_nothing_is_taken_in_and_all_can_be_read(
     after.close()
 
 
+def test_a_flush_stores_nothing_whose_sync_failed_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path / "s")
+    make(store, b"a", os.urandom(100_000))
+    round_ = store.begin_flush()
+    round_.seal()
+    round_.take()
+    with broken(monkeypatch, "fdatasync", errno.EIO), pytest.raises(KernelError):
+        store.begin_sync().wait()
+
+    with pytest.raises(KernelError, match="unmount, look at the disk"):
+        round_.write()
+
+    round_.end()
+    assert store._tables.number("applied") == 0
+    with pytest.raises(KernelError):
+        store.close()
+
+
 def test_a_sync_without_descriptors_is_an_error_and_the_next_one_syncs_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
