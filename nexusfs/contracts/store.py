@@ -245,7 +245,10 @@ class MetaStore(Protocol):
         ...
 
     def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
-        """Sets one attribute. NoSpaceError over 64 KiB of names."""
+        """Sets one attribute; the value that it has moves no ctime.
+
+        NoSpaceError over 64 KiB of names.
+        """
         ...
 
     def listxattr(self, ino: int) -> list[bytes]:

@@ -244,9 +244,12 @@ class TreeMeta:
         return value
 
     def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
-        """Sets one attribute. NoSpaceError over 64 KiB of names."""
+        """Sets one attribute; its own value changes nothing. NoSpaceError over 64 KiB of names."""
         after = self._state.attr(ino).changed(ctime_ns=time.time_ns())
-        names = self._state.xattrs(ino).keys() | {name}
+        known = self._state.xattrs(ino)
+        if known.get(name) == value:
+            return  # Nor does ctime move. Source: ext4.
+        names = known.keys() | {name}
         if sum(len(each) + 1 for each in names) > XATTR_LIST_MAX:
             raise NoSpaceError(f"over {XATTR_LIST_MAX} bytes of names of extended attributes")
         self._commit(SetXattr(ino, name, value), SetInode(after))

@@ -72,6 +72,17 @@ def test_extended_attributes_are_kept(opened: Reopenable) -> None:
     assert meta.getxattr(made.ino, b"user.a") == b"3"
 
 
+def test_an_extended_attribute_that_has_its_value_already_moves_no_ctime(store: Store) -> None:
+    made = store.meta.create(ROOT_INO, b"f", FILE)
+    store.meta.setxattr(made.ino, b"user.a", b"")
+    before = store.meta.getattr(made.ino).ctime_ns
+    store.meta.setxattr(made.ino, b"user.a", b"")
+    same = store.meta.getattr(made.ino).ctime_ns
+    store.meta.setxattr(made.ino, b"user.a", b"1")
+
+    assert before == same < store.meta.getattr(made.ino).ctime_ns
+
+
 def test_an_extended_attribute_that_is_removed_is_enodata(store: Store) -> None:
     made = store.meta.create(ROOT_INO, b"a", FILE)
     store.meta.setxattr(made.ino, b"user.a", b"1")

@@ -129,6 +129,7 @@ class Machine(RuleBasedStateMachine):
         """Makes the call everywhere; `ok` or `error`."""
         Machine.steps += 1
         expected = self.host.do(op)
+        self.done_ns = time.time_ns()
         for side in self.sides:
             found = side.do(op)
             if not (found[0] == expected[0] == "error" and any_error_will_do(op)):
@@ -151,7 +152,8 @@ class Machine(RuleBasedStateMachine):
             name = names.get(entry.ino)
             if name is None or host_before[name].ino != self.host_tree[path].ino:
                 continue  # It is new, here or there; a number may be used again.
-            times = time_fault(before[name], entry, host_before[name], self.host_tree[path])
+            hosts = host_before[name], self.host_tree[path]
+            times = time_fault(before[name], entry, *hosts, self.done_ns)
             if times.startswith("atime did not") and not side.reads_are_seen:
                 continue
             assert not times, f"{op}: {times} of {path} on {side}"
@@ -176,13 +178,13 @@ def lasting(tree: Tree) -> dict[str, Any]:
     return {path: (entry.ino, entry.same, entry.times_ns[1:]) for path, entry in tree.items()}
 
 
-def time_fault(before: Entry, after: Entry, host_before: Entry, host_after: Entry) -> str:
+def time_fault(before: Entry, after: Entry, host_before: Entry, host_after: Entry, now: int) -> str:
     """Which time moved here and not on the host, or there and not here; empty when all agree.
 
-    A time that did not move on the host, and is of this very moment, tells nothing.
+    A time that did not move on the host, and was of the very moment of the call, `now`, tells
+    nothing.
     """
     kind = int(after.same[0], 8) & 0o170000
-    now = time.time_ns()
     for index, name in enumerate(("atime", "mtime", "ctime")):
         if index == 0 and (kind != 0o100000 or now - max(host_before.times_ns) < TICK_NS):
             continue
