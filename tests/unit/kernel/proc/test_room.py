@@ -172,7 +172,9 @@ async def test_an_evicted_agent_waits_for_no_slot(small: ProcessTable) -> None:
 
     small.program = program
     small.host.slots.total = 1
-    await agents(small, "normal", "normal", "low", task="go")
+    await spawned(small, task="go")
+    await trio.testing.wait_all_tasks_blocked()  # the first has the slot, whose turn is when
+    await agents(small, "normal", "low", task="go")
     await trio.testing.wait_all_tasks_blocked()
     before = small.host.slots.waiting
 
