@@ -5,7 +5,6 @@ the model worker unread.
 """
 
 import ctypes
-import gc
 import json
 import logging
 import logging.handlers
@@ -19,6 +18,7 @@ import trio
 from mount.session import MountOptions, mount_options, serve
 from mount.unmount import unmount_dead
 from nexusfs.boot.boot import BootOptions, running_kernel
+from nexusfs.boot.collector import calm_the_collector
 from nexusfs.boot.config import Config, load_config
 from nexusfs.contracts.errors import KernelError
 
@@ -72,17 +72,6 @@ def main() -> int:
     return 0
 
 
-def _calm_the_collector() -> None:
-    """Makes the garbage collector look less often, and never at what boot has made.
-
-    The tree in memory is hundreds of thousands of objects that live; looking through them took a
-    quarter of the time of making small files. Few things here are in cycles.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
 def _hide_memory() -> None:
     """Keeps processes of the same user from this one's memory and descriptors (the keys' memfd).
 
@@ -111,7 +100,7 @@ async def _run(options: DaemonOptions, config: Config, real_mountpoint: str) -> 
     )
     async with running_kernel(boot) as kernel:
         kernel.on_reload.append(lambda config: logging.getLogger().setLevel(config.log_level))
-        _calm_the_collector()
+        calm_the_collector()
         degraded = [f"{name} is {state}" for name, state in kernel.services.items() if ":" in state]
         await serve(kernel, mounting, lambda: _tell(options.ready_fd, "\n".join(["ok", *degraded])))
 

@@ -187,7 +187,9 @@ class BareDispatcher:
 
     def __init__(self, *tools: Tool) -> None:
         nothing = HostFiles(Path("/nonexistent"))
-        self.table = ToolTable(lambda _, call: ToolContext(nothing, "/", call), lambda *_: True)
+        self.table = ToolTable(
+            lambda _, call: ToolContext(nothing, "/", call), lambda _: lambda _: True
+        )
         for one in tools:
             self.table.register(one)
 

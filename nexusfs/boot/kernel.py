@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -87,6 +87,7 @@ class Kernel:
     def __post_init__(self) -> None:
         """Wires the parts; nothing runs yet."""
         self._nursery: trio.Nursery | None = None
+        self._tool_limits = self.config.tools.model_dump()
         self.watch = Watch()
         table = MountTable(self.backing.root)
         self.hooks = Hooks()
@@ -139,6 +140,7 @@ class Kernel:
     def reload(self, config: Config) -> None:
         """Takes a new configuration into use (SIGHUP)."""
         self.config = config
+        self._tool_limits = config.tools.model_dump()
         self.processes.configure(self._proc_settings())
         self.syscalls.approvals.all_three = config.rights.all_three_labels
         self._set_slots()
@@ -192,7 +194,7 @@ class Kernel:
             cwd = process.spec.cwd
             key = f"{process.pid}-{process.started_ns:x}-{call_id}"
         return ToolContext(
-            files, cwd, call_id, WalkSearch(files), self.config.tools.model_dump(),
+            files, cwd, call_id, WalkSearch(files), self._tool_limits,
             self._mountpoints(), key, self._programs_of(cred, files, process, call_id),
             cast(AgentCalls, files),  # its system calls are made at need
         )  # fmt: skip
@@ -202,15 +204,13 @@ class Kernel:
     ) -> Programs | None:
         if self.sandboxes is None:
             return None
-        asker = Asker(cred, files, "", call_id, _shown_to_nobody, _never)
-        if process is not None:
-            asker = replace(
-                asker,
-                name=process.agent_id,
-                show=process.show,
-                over=partial(process.programs_are_over, process.rights.grants()),
-                grants=process.rights.paths(),
-            )
+        if process is None:
+            asker = Asker(cred, files, "", call_id, _shown_to_nobody, _never)
+        else:
+            asker = Asker(
+                cred, files, process.agent_id, call_id, process.show,
+                partial(process.programs_are_over, process.rights.grants()), process.rights.paths,
+            )  # fmt: skip
         return self.sandboxes.programs_of(asker)
 
     def held_by_sandboxes_alone(self) -> bool:
@@ -235,11 +235,11 @@ class Kernel:
         if not st.is_dir:
             raise NotDirectoryError(f"$.cwd: not a directory: {cwd!r}")
 
-    def _may_use(self, cred: Credentials, tool: str) -> bool:
+    def _may_use(self, cred: Credentials) -> Callable[[str], bool]:
         if not cred.agent_pid:
-            return True
+            return lambda _: True
         process = self.processes.find(cred.agent_pid)
-        return process is not None and process.rights.may_use(tool)
+        return (lambda _: False) if process is None else process.rights.may_use
 
     def _lists_of(self, pid: int) -> Sequence[Sequence[Grant]]:
         """What binds the file calls of an agent; nothing may be seen by one that is gone."""

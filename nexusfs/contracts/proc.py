@@ -1,7 +1,6 @@
 """Processes: states and legal moves, exit status, and what a program sees of its process."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -116,6 +115,21 @@ class TurnScope(Protocol):
 
     def __enter__(self) -> "TurnScope": ...
     def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class Slot(Protocol):
+    """A model slot, taken for the block; it may be given back, and taken again, within."""
+
+    async def take(self) -> None:
+        """Suspends, with wchan `slot`, until there is one. DisconnectedError ENOTCONN."""
+        ...
+
+    def give_back(self) -> None:
+        """Frees it, where it is taken."""
+        ...
+
+    async def __aenter__(self) -> object: ...
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None: ...
 
 
 class Held(Protocol):
@@ -241,7 +255,7 @@ class ProgramProcess(Protocol):
     def check_tool(self) -> None:
         """QuotaError EDQUOT when no tool call is admitted any more."""
 
-    def model_slot(self) -> AbstractAsyncContextManager[None]:
+    def model_slot(self) -> Slot:
         """A model slot for the block; suspends, with wchan `slot`, until there is one."""
         ...
 

@@ -28,6 +28,9 @@ class Grant(BaseModel):
     path: str = Field(pattern=r"^/[^\x00]*$", max_length=4096)
     access: Access = "rw"
 
+    def __hash__(self) -> int:
+        return hash((self.path, self.access))  # pydantic's own is ten times slower
+
     @field_validator("path", mode="after")
     @classmethod
     def _plain(cls, value: str) -> str:

@@ -51,6 +51,15 @@ class ToolFiles(Protocol):
         """The names of a directory."""
         ...
 
+    async def list_page(
+        self, path: str, start: int, count: int
+    ) -> tuple[int, list[tuple[DirEntry, Stat | None]]]:
+        """How many names a directory has, and `count` of them from `start` on, sorted.
+
+        Each with its attributes; None where they cannot be seen.
+        """
+        ...
+
     async def stat(self, path: str, *, follow: bool = True) -> Stat:
         """Attributes."""
         ...

@@ -79,6 +79,12 @@ class BoundSyscalls:
         """The names of a directory."""
         return await self.calls.sys_readdir(self.cred, path)
 
+    async def list_page(
+        self, path: str, start: int, count: int
+    ) -> tuple[int, list[tuple[DirEntry, Stat | None]]]:
+        """How many names a directory has, and a page of them with attributes, sorted."""
+        return await self.calls.sys_list(self.cred, path, start, count)
+
     async def stat(self, path: str, *, follow: bool = True) -> Stat:
         """Attributes."""
         return await self.calls.sys_stat(self.cred, path, follow=follow)

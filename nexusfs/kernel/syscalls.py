@@ -123,11 +123,19 @@ class Syscalls(ProcessCalls):
     async def sys_readdir(self, cred: Credentials, where: Where) -> list[DirEntry]:
         """All names of a directory but . and .. ."""
         node = await self.vfs.walker.node(cred, where, need=os.R_OK)
-        st = await node.stat()
-        if not st.is_dir:
-            raise NotDirectoryError("not a directory")
-        permission.check(cred, st, os.R_OK)
-        return await self.vfs.mounts.entries(cred, node)
+        return (await self.vfs.entries(cred, node))[0]
+
+    @syscall
+    async def sys_list(
+        self, cred: Credentials, where: Where, start: int, count: int
+    ) -> tuple[int, list[tuple[DirEntry, Stat | None]]]:
+        """How many names a directory has, and `count` of them from `start` on, sorted.
+
+        Each with its attributes; None where they may not be seen, or the name is just gone. One
+        walk and one check of the caller's paths, for what grants a directory grants what is in it.
+        """
+        node = await self.vfs.walker.node(cred, where, need=os.R_OK)
+        return await self.vfs.listed(cred, node, start, count)
 
     @syscall
     async def sys_statfs(self, cred: Credentials, where: Where = "/") -> StatFs:

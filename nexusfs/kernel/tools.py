@@ -48,7 +48,8 @@ class ToolTable:
     """All registered tools, by name.
 
     `context_of` makes the context of a call from the caller's credentials and the call id;
-    `allowed` says whether the caller may use a tool: what he may not use does not exist for him.
+    `allowed` gives what says of a tool's name whether the caller may use it: what he may not use
+    does not exist for him.
     `admit` is asked before a call (caller, name, call id) and may refuse it: QuotaError EDQUOT.
     `decide` gives the arguments that a call may run with, or refuses it: AccessError EACCES.
     `identity` says who a caller is, for the hooks.
@@ -57,7 +58,7 @@ class ToolTable:
     def __init__(
         self,
         context_of: Callable[[Credentials, str], ToolContext],
-        allowed: Callable[[Credentials, str], bool],
+        allowed: Callable[[Credentials], Callable[[str], bool]],
         hooks: Hooks | None = None,
         identity: Callable[[Credentials], Identity] | None = None,
     ) -> None:
@@ -84,16 +85,17 @@ class ToolTable:
 
     def names(self, cred: Credentials) -> list[str]:
         """The tools that the caller may use, sorted."""
-        return [name for name in self._tools if self._allowed(cred, name)]
+        return list(filter(self._allowed(cred), self._tools))
 
     def usable(self, cred: Credentials) -> list[Tool]:
         """The same, the tools themselves."""
-        return [tool for name, tool in self._tools.items() if self._allowed(cred, name)]
+        allowed = self._allowed(cred)
+        return [tool for name, tool in self._tools.items() if allowed(name)]
 
     def get(self, cred: Credentials, name: str) -> Tool:
         """The tool. UnknownToolError ENOENT, naming the nearest, also for one that is denied."""
         tool = self._tools.get(name)
-        if tool is not None and not self._allowed(cred, name):
+        if tool is not None and not self._allowed(cred)(name):
             self._tell_denied(cred, name)
             tool = None
         if tool is None:

@@ -5,7 +5,6 @@ a second by name. agentfs-sdk is installed into a virtual environment of the ben
 the same work in `agentfs_client`.
 """
 
-import gc
 import json
 import os
 import statistics
@@ -19,6 +18,7 @@ from pathlib import Path
 import trio
 
 import nexusfs
+from nexusfs.boot.collector import calm_the_collector
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.node import Stat
 from nexusfs.kernel import permission
@@ -158,8 +158,7 @@ async def _synced(nexus: BoundSyscalls, home: str) -> float:
 
 
 def main() -> None:
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # as the daemon has it
+    calm_the_collector()
     with tempfile.TemporaryDirectory() as nowhere:
         os.environ["NEXUSFS_CONFIG"] = f"{nowhere}/none.toml"
         print(json.dumps(trio.run(_measure, Path(sys.argv[1]))))

@@ -63,6 +63,16 @@ class HostFiles:
             ]
         return [DirEntry(name, stat.st_ino, _stat.S_IFMT(stat.st_mode)) for name, stat in found]
 
+    async def list_page(
+        self, path: str, start: int, count: int
+    ) -> tuple[int, list[tuple[DirEntry, Stat | None]]]:
+        entries = sorted(await self.list_dir(path))
+        page: list[tuple[DirEntry, Stat | None]] = [
+            (one, await self.stat(f"{path}/{os.fsdecode(one.name)}", follow=False))
+            for one in entries[start : start + count]
+        ]
+        return len(entries), page
+
     async def stat(self, path: str, *, follow: bool = True) -> Stat:
         with _translated(path):
             stat = self._host(path).stat(follow_symlinks=follow)

@@ -46,9 +46,13 @@ class Totals:
 
     def add(self, other: "Totals", sign: int = 1) -> None:
         """Adds, or takes away with -1."""
-        for one in fields(self):
-            value = getattr(self, one.name) + sign * getattr(other, one.name)
-            setattr(self, one.name, value)
+        self.turns += sign * other.turns
+        self.model_calls += sign * other.model_calls
+        self.tool_calls += sign * other.tool_calls
+        self.input_tokens += sign * other.input_tokens
+        self.output_tokens += sign * other.output_tokens
+        self.cost_usd += sign * other.cost_usd
+        self.unpriced += sign * other.unpriced
 
     def to_json(self) -> dict[str, Any]:
         """What is not zero."""
@@ -191,11 +195,13 @@ class Account:
 
     def reached(self, *but: str) -> str | None:
         """The nearest limit that is spent, as a sentence; None: there is room everywhere."""
-        for one in self.chain():
-            for name in SPENT:
-                ceiling = one.ceilings.get(name)
-                if ceiling is not None and name not in but and one.amount(name) >= ceiling:
+        one: Account | None = self
+        while one is not None:
+            ceilings = one.ceilings
+            for name in SPENT if ceilings else ():
+                if name in ceilings and name not in but and one.amount(name) >= ceilings[name]:
                     return f"{one.named(name)} reached"
+            one = one.above
         return None
 
     def named(self, name: str) -> str:
@@ -227,7 +233,7 @@ class Account:
         """A turn that may lead to another one. QuotaError EDQUOT."""
         self.check()
         for one in self.chain():
-            if one.taken("turns") + 1 > one.ceilings.get("turns", math.inf):
+            if "turns" in one.ceilings and one.taken("turns") + 1 > one.ceilings["turns"]:
                 raise QuotaError(f"{one.named('turns')} reached")
         return Hold(self, {"turns": 1})
 
@@ -276,14 +282,20 @@ class Account:
             money / quote.output_usd if quote.output_usd else math.copysign(math.inf, money),
         )
 
-    def hold(self, name: str, amount: float) -> None:
-        """Adds to what is reserved."""
-        self.held = self.held or {}
-        left = self.held.get(name, 0) + amount
-        if abs(left) < 1e-9:  # what floats leave
-            self.held.pop(name, None)
-        else:
-            self.held[name] = left
+    def hold(self, what: Mapping[str, float], sign: int) -> None:
+        """Adds to what is reserved, or takes away with -1."""
+        held = self.held
+        if held is None:
+            held = self.held = {}
+        for name, amount in what.items():
+            left = held.get(name, 0) + sign * amount
+            if -1e-9 < left < 1e-9:  # what floats leave
+                held.pop(name, None)
+            else:
+                held[name] = left
+
+
+_RELEASED: Mapping[str, float] = MappingProxyType({})
 
 
 class Hold:
@@ -295,7 +307,7 @@ class Hold:
 
     __slots__ = ("_account", "_what", "answer_tokens")
 
-    def __init__(self, account: Account, what: dict[str, float], answer_tokens: int = 0) -> None:
+    def __init__(self, account: Account, what: Mapping[str, float], answer_tokens: int = 0) -> None:
         """Reserves at once."""
         self._account = account
         self._what = what
@@ -304,10 +316,9 @@ class Hold:
 
     def excess(self, used: Usage) -> dict[str, float]:
         """What a model call used over its reservation, of the limits that have a ceiling."""
-        over = {
-            "tokens": used.input_tokens + used.output_tokens - self._what.get("tokens", 0),
-            "cost_usd": (used.cost_usd or 0.0) - self._what.get("cost_usd", 0.0),
-        }
+        tokens = used.input_tokens + used.output_tokens - self._what.get("tokens", 0)
+        cost = (used.cost_usd or 0.0) - self._what.get("cost_usd", 0.0)
+        over = {"tokens": tokens, "cost_usd": cost} if tokens > 0 or cost > 0 else {}
         return {
             name: amount
             for name, amount in over.items()
@@ -317,7 +328,7 @@ class Hold:
     def release(self) -> None:
         """Gives back what was reserved; what was used is booked by itself."""
         self._add(-1)
-        self._what = {}
+        self._what = _RELEASED
 
     def __enter__(self) -> "Hold":
         return self
@@ -326,6 +337,7 @@ class Hold:
         self.release()
 
     def _add(self, sign: int) -> None:
-        for one in self._account.chain():
-            for name, amount in self._what.items():
-                one.hold(name, sign * amount)
+        one: Account | None = self._account
+        while one is not None:
+            one.hold(self._what, sign)
+            one = one.above

@@ -20,7 +20,12 @@ from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.contracts.rights import Grant, Rules, access_of, grant, joined
 
+KNOWN_MAX = 1000
+"""Names whose verdict is kept for one chain: models may have any name."""
+
 Globs = tuple[str, ...]
+Named = tuple[Globs | None, Globs, Globs | None, Globs | None]
+"""Globs of tools, of denied ones, of models and of agents."""
 Lists = tuple[tuple[Grant, ...], ...]
 """Lists of paths that must all grant a file call; empty: all paths."""
 
@@ -58,6 +63,11 @@ class Bounds:
         globs: Globs | None = getattr(self, kind)
         return matches(globs, name)
 
+    @property
+    def named(self) -> Named:
+        """All that it says but paths."""
+        return self.tools, self.denied, self.models, self.agents
+
     def to_json(self) -> dict[str, Any]:
         """What it says, as the journal keeps it."""
         said: dict[str, Any] = {}
@@ -88,12 +98,13 @@ class Caveat:
 
     @classmethod
     def of(cls, spec: AgentSpec) -> "Caveat":
-        """What a spec asks for, and so all it gets; equal ones are one object, for many agents."""
-        return _shared(cls._said(spec))
+        """What a spec asks for, and so all it gets."""
+        return cls.with_paths(spec, spec.paths)
 
     @classmethod
-    def _said(cls, spec: AgentSpec) -> "Caveat":
-        use = Bounds(spec.tools, spec.disallowed_tools, spec.paths)
+    def with_paths(cls, spec: AgentSpec, paths: tuple[Grant, ...] | None) -> "Caveat":
+        """The same with other paths."""
+        use = Bounds(spec.tools, spec.disallowed_tools, paths)
         given, rules = spec.delegate, spec.rules
         if spec.permission_mode is not None:
             rules = Rules.model_validate({**dict(rules or {}), "mode": spec.permission_mode})
@@ -122,12 +133,22 @@ class Caveat:
         """The caveat of `to_json`."""
         use, rules = Bounds.of_json(said["use"]), said.get("rules")
         hand_on = Bounds.of_json(said["hand_on"]) if "hand_on" in said else use
-        return _shared(cls(use, hand_on, None if rules is None else Rules.model_validate(rules)))
+        return cls(use, hand_on, None if rules is None else Rules.model_validate(rules)).shared()
+
+    def shared(self) -> "Caveat":
+        """One object for equal ones, to be kept: thousands of agents have the same."""
+        return _shared(self)
 
 
 @lru_cache(1000)
 def _shared(caveat: Caveat) -> Caveat:
     return caveat
+
+
+@lru_cache(1000)
+def _verdicts(chain: tuple[Named, ...]) -> dict[tuple[str, str], bool]:
+    """What is known of a chain, for all who have an equal one: (kind, name) → let through."""
+    return {}
 
 
 NOTHING = Caveat(Bounds((), paths=()), Bounds((), paths=(), models=(), agents=()))
@@ -156,7 +177,7 @@ class Rights:
     caveats: tuple[Caveat, ...] = ()
     above: "Rights | None" = None
     _tree: Tree = field(default_factory=Tree)
-    _known: dict[str, bool] | None = None
+    _known: dict[tuple[str, str], bool] | None = None
     _paths: Lists = ()
     _generation: int = -1
 
@@ -182,13 +203,7 @@ class Rights:
 
     def may_use(self, tool: str) -> bool:
         """True when every caveat of the chain lets the tool through."""
-        if self._generation != self._tree.generation or self._known is None:
-            self._forget()
-        assert self._known is not None
-        known = self._known.get(tool)
-        if known is None:
-            known = self._known[tool] = self.denier("tools", tool) is None
-        return known
+        return self._may("tools", tool)
 
     def may_hand_on(self, kind: str, name: str) -> bool:
         """True when a child may get a tool, model or agent of that name."""
@@ -196,7 +211,7 @@ class Rights:
 
     def may_call(self, model: str) -> bool:
         """True when the ancestors hand the model on."""
-        return all(bounds.allows("models", model) for _, bounds in self.used())
+        return self._may("models", model)
 
     def denier(self, kind: str, name: str) -> int | None:
         """The pid of the nearest whose caveat is in the way of using something; None: nobody's."""
@@ -205,7 +220,7 @@ class Rights:
     def grants(self) -> Lists:
         """The lists of paths that must all grant a file call."""
         if self._generation != self._tree.generation:
-            self._forget()
+            self._look()
         return self._paths
 
     def paths(self) -> tuple[Grant, ...]:
@@ -279,12 +294,24 @@ class Rights:
             if bounds.paths is not None and access_of(bounds.paths, one.path) == one.access
         )
 
-    def _forget(self) -> None:
-        self._known = {}
-        self._paths = tuple(
-            dict.fromkeys(bounds.paths for _, bounds in self.used() if bounds.paths is not None)
-        )
+    def _may(self, kind: str, name: str) -> bool:
+        verdicts = self._known
+        if verdicts is None or self._generation != self._tree.generation:
+            verdicts = self._look()
+        known = verdicts.get((kind, name))
+        if known is None:
+            known = self.denier(kind, name) is None
+            if len(verdicts) < KNOWN_MAX:
+                verdicts[kind, name] = known
+        return known
+
+    def _look(self) -> dict[tuple[str, str], bool]:
+        """Finds anew what follows from the chain; what is known of names."""
+        chain = [bounds for _, bounds in self.used()]
+        self._known = _verdicts(tuple(one.named for one in chain))
+        self._paths = tuple(dict.fromkeys(one.paths for one in chain if one.paths is not None))
         self._generation = self._tree.generation
+        return self._known
 
 
 def excess_of(above: list[Bounds], wanted: Bounds, tools_of: Globs | None) -> list[str]:

@@ -76,7 +76,7 @@ def effective_spec(
     caveats: tuple[Caveat, ...] = ()
     if base is not None:
         warnings += [f"{name}: {NO_TOOL_HERE}" for name in unknown_tools(base.tools, tools)]
-        caveats = (Caveat.of(base),)
+        caveats = (Caveat.of(base).shared(),)
         spec = base.model_copy(update={k: getattr(wanted, k) for k in wanted.model_fields_set})
     limits, over = own_limits(wanted, base, parent, settings)
     too_much = [*_excess(wanted, caveats, above), *over]
@@ -86,15 +86,15 @@ def effective_spec(
             '(leave them out, or say "on_excess": "clamp")'
         )
     warnings += [f"{name}: narrowed away" for name in too_much]
-    own_paths = _with_own(spec, parent)
-    caveats = (*caveats, Caveat.of(spec.model_copy(update={"paths": own_paths})))
+    caveats = (*caveats, Caveat.with_paths(spec, _with_own(spec, parent)).shared())
     rights = Rights(0, caveats, above)
     model, where = _model_of(spec, parent, settings.default_model)
-    _check_handed_on(
-        spec.model_copy(update={"model": model, "model_settings": where}), base, parent
-    )
+    if parent is not None:
+        _check_handed_on(
+            spec.model_copy(update={"model": model, "model_settings": where}), base, parent
+        )
     zone = _zone_of(wanted, spec, parent)
-    granted = _shared(tuple(name for name in tools if rights.denier("tools", name) is None))
+    granted = _shared(tuple(filter(rights.may_use, tools)))
     fields = {
         **dict(spec), "model": model, "model_settings": where, "tools": granted,
         "disallowed_tools": (), "zone": zone,
@@ -196,13 +196,11 @@ def _model_of(
     return parent.spec.model, {**parent.spec.model_settings, **spec.model_settings}
 
 
-def _check_handed_on(spec: AgentSpec, base: AgentSpec | None, parent: Process | None) -> None:
+def _check_handed_on(spec: AgentSpec, base: AgentSpec | None, parent: Process) -> None:
     """NotPermittedError EPERM for a model, or an agent, that is not the parent's to give.
 
     Where agents are named, those alone may be started, and none of an inline spec.
     """
-    if parent is None:
-        return
     above, allowed = parent.rights, [parent.spec.model_settings, {}]
     if base is not None:
         allowed.append(base.model_settings)

@@ -19,8 +19,8 @@ from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import BusyError, DisconnectedError, KernelError
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.proc import LEGAL_MOVES, ProcessInfo, ProcState
-from nexusfs.contracts.times import ns_of
-from nexusfs.kernel.clock import now_iso, now_ns
+from nexusfs.contracts.times import iso, ns_of
+from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.budget import Account, Totals
 from nexusfs.kernel.proc.caveats import Rights
@@ -271,7 +271,8 @@ class Process(Scheduled, Steps):
         """
         if self.state.ended and kind not in AFTER_THE_END:
             raise DisconnectedError(f"process {self.pid} has ended")
-        event = {"time": now_iso(), "type": kind, **fields}
+        at_ns = now_ns() // 1_000_000 * 1_000_000  # as the event says it
+        event = {"time": iso(at_ns), "type": kind, **fields}
         try:
             line = to_json(event)
         except ValueError:  # a lone surrogate of a provider: memory is what the journal says
@@ -279,9 +280,9 @@ class Process(Scheduled, Steps):
             event = json.loads(line)
         self._append(self.pid, line)
         if self._unread is None:
-            self.apply(event, line)
+            self.apply(event, line, at_ns)
         else:  # the streams are read with this line in them, if they ever are
-            self.fold(event)
+            self.fold(event, at_ns)
         if self.task is not None:
             self.host.on_worker_event(self)
 
@@ -303,15 +304,15 @@ class Process(Scheduled, Steps):
 
         self._append = tolerant
 
-    def apply(self, event: dict[str, Any], line: bytes) -> None:
-        """Folds one event, live or from the journal, into the state."""
+    def apply(self, event: dict[str, Any], line: bytes, at_ns: int = 0) -> None:
+        """Folds one event, live or from the journal, into the state; `at_ns` where it is known."""
         self._events.append(line + b"\n")
         message = event.get("message")
         if isinstance(message, dict):
             extend(self, message)
-        self.fold(event)
+        self.fold(event, at_ns)
 
-    def fold(self, event: dict[str, Any]) -> None:
+    def fold(self, event: dict[str, Any], at_ns: int = 0) -> None:
         """What an event does to the state, but for events and transcript."""
         fold = FOLDS.get(event["type"])
         if fold is not None:
@@ -319,7 +320,7 @@ class Process(Scheduled, Steps):
         if self.task is not None:
             self.task.apply(event)
         self.version += 1
-        self._changed_at_ns = ns_of(event["time"])
+        self._changed_at_ns = at_ns or ns_of(event["time"])
 
     def touch(self) -> None:
         """Notes that something visible changed."""

@@ -1,6 +1,5 @@
 """What a program holds for a while: a wait that is shown, a turn that can be dropped, a slot."""
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -73,7 +72,7 @@ class Turn:
 
 
 class ModelSlot:
-    """A model slot, held while the block runs; wchan `slot` until there is one.
+    """A model slot, held while the block runs but where it is given back; until then wchan `slot`.
 
     A process that is paused while it waits leaves the queue, and comes back when it goes on.
     """
@@ -83,7 +82,8 @@ class ModelSlot:
     def __init__(self, process: "Steps") -> None:
         self._process = process
 
-    async def __aenter__(self) -> None:
+    async def take(self) -> None:
+        """Suspends until there is one. Cancelling takes none."""
         process = self._process
         slots, claim = process.host.slots, claim_of(process)
         process.claim = claim
@@ -103,15 +103,22 @@ class ModelSlot:
             process.claim = None
             raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def give_back(self, *, is_whole: bool = True) -> None:
+        """Frees it, where it is taken; how long a call that `is_whole` took is remembered."""
         process = self._process
-        assert process.claim is not None
+        if process.claim is None:
+            return
         lasted_s = process.host.slots.give_back(process.claim)
         process.claim = None
-        if kind is None:
+        if is_whole:
             process.estimate_s = (process.estimate_s or lasted_s) / 2 + lasted_s / 2
+
+    async def __aenter__(self) -> "ModelSlot":
+        await self.take()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self.give_back(is_whole=kind is None)
 
 
 def claim_of(process: "Steps") -> Claim:

@@ -175,10 +175,10 @@ class Spawning(Evicting):
     ) -> list[tuple[Process, bool]]:
         """Makes them all, or none; False for one that its key has made before. Atomic."""
         plans = [start.plan for start in starts if start.plan is not None]
-        if plans:
+        if plans:  # hooks and others may have taken long
             self._check_limits(cred, len(plans))
         for plan in plans:
-            self._check_time(cred, plan.spec)  # hooks and others may have taken long
+            self._check_time(plan.spec)
         self._check_queue(starts)
         found: list[tuple[Process, bool]] = []
         try:
@@ -201,7 +201,7 @@ class Spawning(Evicting):
     def _create_one(self, cred: Credentials, start: _Start) -> Process:
         if start.plan is None or start.wish is None:
             raise BusyError("the agent of that idempotency_key is just gone: try again")
-        self._check_time(cred, start.plan.spec)  # of two singletons of a name one wins
+        self._check_time(start.plan.spec)  # of two singletons of a name one wins
         return self._create(start.wish, start.plan)
 
     async def _after_spawn(self, process: Process, context: SpawnContext) -> None:
@@ -241,19 +241,22 @@ class Spawning(Evicting):
             self.settings,
         )  # fmt: skip
         plan = _ranked(plan, wish, self._parent_of(wish.cred))
-        self._check_time(wish.cred, plan.spec)
+        self._check_limits(wish.cred)
+        self._check_time(plan.spec)
         return plan
 
-    def _check_time(self, cred: Credentials, spec: AgentSpec) -> None:
-        """What can change from one moment to the next. ENOTCONN, ESRCH, EEXIST."""
+    def _check_time(self, spec: AgentSpec) -> None:
+        """What can change from one moment to the next. ENOTCONN, EEXIST."""
         if self._halting:
             raise DisconnectedError("the kernel is going: it starts nothing any more")
-        self._check_limits(cred)
         if spec.singleton:
             self._check_single(spec.name or spec.agent)
 
     def _check_limits(self, cred: Credentials, count: int = 1) -> None:
-        """QuotaError EDQUOT when limits of the parent, or of the user, admit no more agents."""
+        """QuotaError EDQUOT when limits of the parent, or of the user, admit no more agents.
+
+        NoProcessError ESRCH when the parent has ended.
+        """
         parent = self._parent_of(cred)
         account = parent.account if parent else self.host.purse_of(cred.uid)
         if account is not None:

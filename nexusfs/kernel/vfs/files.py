@@ -192,6 +192,33 @@ class Vfs:
 
     # -- names
 
+    async def entries(self, cred: Credentials, node: Node) -> tuple[list[DirEntry], Stat]:
+        """All names of a directory that the caller may read, and its attributes."""
+        st = await node.stat()
+        if not st.is_dir:
+            raise NotDirectoryError("not a directory")
+        permission.check(cred, st, os.R_OK)
+        return await self.mounts.entries(cred, node), st
+
+    async def listed(
+        self, cred: Credentials, node: Node, start: int, count: int
+    ) -> tuple[int, list[tuple[DirEntry, Stat | None]]]:
+        """See `Syscalls.sys_list`."""
+        entries, st = await self.entries(cred, node)
+        entries = sorted(entries)
+        may_look = permission.may(cred, st, os.X_OK)
+        page = [
+            (entry, await self._stat_of(cred, node, entry.name) if may_look else None)
+            for entry in entries[start : start + count]
+        ]
+        return len(entries), page
+
+    async def _stat_of(self, cred: Credentials, directory: Node, name: bytes) -> Stat | None:
+        try:
+            return await (await self.mounts.lookup(cred, directory, name)).stat()
+        except (NotFoundError, StaleError):
+            return None
+
     async def create(
         self, cred: Credentials, where: Where, mode: int, *, rdev: int = 0, target: bytes = b""
     ) -> Node:

@@ -39,6 +39,8 @@ class Watch:
 
         Waits at most `SETTLE_LIMIT_S` and is not cancelled before: what happened has happened.
         """
+        if not self._settled:
+            return
         with trio.move_on_after(SETTLE_LIMIT_S, shield=True):
             for settled in self._settled:
                 await settled()

@@ -118,7 +118,7 @@ class Calls:
             return replace(call, arguments=None, fault=str(exc))
         except (UnknownToolError, InvalidError):
             return call
-        return replace(call, arguments=arguments)
+        return call if arguments is call.arguments else replace(call, arguments=arguments)
 
     def _groups(self, calls: list[Call]) -> list[list[Call]]:
         """Neighbours that only read, and that nobody is asked about, are one group."""
@@ -237,10 +237,13 @@ def _call_of(raw: dict[str, Any], tools: Sequence[Tool], cwd: str) -> Call:
 def arguments_of(text: Any) -> dict[str, Any]:
     """The arguments that a model wrote. InvalidError EINVAL: they are no JSON object."""
     try:
-        arguments = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        if not isinstance(text, str):
+            raise TypeError(f"they are {type(text).__name__}, not text")
+        arguments = _DECODER.decode(text)
         if is_too_deep(arguments):
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        json.dumps(arguments, ensure_ascii=False).encode()  # refuses lone surrogates
+        if "\\u" in text or not text.isascii():
+            json.dumps(arguments, ensure_ascii=False).encode()  # refuses lone surrogates
     except (ValueError, TypeError, RecursionError) as exc:
         raise InvalidError(f"the arguments are not JSON: {exc}") from None
     if not isinstance(arguments, dict):
@@ -257,3 +260,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key is there twice")
     return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_duplicates)

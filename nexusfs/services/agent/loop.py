@@ -7,7 +7,6 @@ such calls runs them first (calls.py) instead of asking: that is how an agent re
 
 import json
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ import trio
 from nexusfs.contracts.agent import AgentLoopConfig, StepAction, StepResult
 from nexusfs.contracts.errors import DisconnectedError, KernelError, ModelError, QuotaError
 from nexusfs.contracts.model import Message, ModelCall, ModelPort, ModelReply, Usage
-from nexusfs.contracts.proc import ProgramProcess
+from nexusfs.contracts.proc import ProgramProcess, Slot
 from nexusfs.contracts.tool import Tool, new_call_id
 from nexusfs.services.agent.calls import Calls
 from nexusfs.services.agent.context import BYTES_A_TOKEN, Context
@@ -40,7 +39,7 @@ OVERFLOWS = 3
 class Observer:
     """Passes a model's live text on to the process, and waits between attempts without a slot."""
 
-    def __init__(self, process: ProgramProcess, slot: AsyncExitStack) -> None:
+    def __init__(self, process: ProgramProcess, slot: Slot) -> None:
         """An observer for one call; `slot` holds the process's model slot."""
         self._process = process
         self._slot = slot
@@ -56,9 +55,9 @@ class Observer:
         """
         self._process.unsay()
         self._process.record("model_retry", model=model, error=error, delay_s=round(delay_s, 3))
-        await self._slot.aclose()
+        self._slot.give_back()
         await trio.sleep(delay_s)
-        await self._slot.enter_async_context(self._process.model_slot())
+        await self._slot.take()
 
 
 class Unheard(Observer):
@@ -98,7 +97,7 @@ class Loop:
         self._ports = ports
         self._context: Context | None = None
         self._memory: str | None = None
-        self._slot = AsyncExitStack()
+        self._slot = process.model_slot()
 
     async def step(self, *, closing: bool = False, limit: str = "") -> StepResult:
         """One turn; the scheduler's unit.
@@ -116,7 +115,8 @@ class Loop:
         process = self._process
         while not process.open and process.deliver():
             self._memory = None
-            await trio.lowlevel.checkpoint()
+            if process.has_mail:
+                await trio.lowlevel.checkpoint()  # 10,000 may wait
         if closing or process.open:  # the turn of calls that are open is under way already
             return await self._step(closing=closing, limit=limit)
         with process.hold_turn():
@@ -155,7 +155,6 @@ class Loop:
         if self._context is None:
             self._context = Context(self._process, self.config)
         async with self._slot:
-            await self._slot.enter_async_context(self._process.model_slot())
             for left in reversed(range(OVERFLOWS + 1)):
                 try:
                     await self._call(system, tools, closing=closing)

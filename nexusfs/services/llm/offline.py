@@ -5,8 +5,8 @@ in script.py) from a file of the host, in process. `offline/demo` is the stand-i
 tokens are characters / 4 and cost nothing.
 
 Concurrency: scripts are cached by path; two tasks that miss at once both read, and the last one
-stays. The file is read in a thread, since the path may lie on this kernel's own mount, and at most
-every `RECHECK_S`, since a thread costs more than a call.
+stays. The file is read in a thread, since the path may lie on this kernel's own mount, and looked
+at again at most every `RECHECK_S`, by one task for all, since a thread costs more than a call.
 """
 
 import json
@@ -114,12 +114,17 @@ class OfflineModels:
         cached = self._scripts.get(path)
         now = trio.current_time()
         if cached is not None and now < cached.checked + RECHECK_S:
-            await trio.lowlevel.checkpoint()
             return cached.script
         known = None if cached is None else cached.stamp
-        read = await trio.to_thread.run_sync(
-            _read_script, path, known, abandon_on_cancel=True, limiter=self._reads
-        )
+        if cached is not None:
+            cached.checked = now  # who comes meanwhile has what was seen last
+        try:
+            read = await trio.to_thread.run_sync(
+                _read_script, path, known, abandon_on_cancel=True, limiter=self._reads
+            )
+        except ModelError:
+            self._scripts.pop(path, None)
+            raise
         if read is not None:
             stamp, data = read
             try:

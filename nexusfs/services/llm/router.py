@@ -162,7 +162,9 @@ class ModelRouter:
             settings = call.settings
             if not model.startswith(f"{OFFLINE}/"):
                 settings = {"timeout": DEFAULT_TIMEOUT_S, **settings}
-            one = dataclasses.replace(call, model=model, settings=settings, fallback_models=())
+            one = call
+            if (model, settings, ()) != (call.model, call.settings, call.fallback_models):
+                one = dataclasses.replace(call, model=model, settings=settings, fallback_models=())
             try:
                 make = partial(self._bounded, one, observer)
                 return await self._attempts(one, make, observer.retry)
@@ -183,7 +185,7 @@ class ModelRouter:
         quotes = []
         for name in (call.model, *call.fallback_models):
             model = self.resolve(name)
-            one = dataclasses.replace(call, model=model)
+            one = call if model == call.model else dataclasses.replace(call, model=model)
             quotes.append(
                 await self._attempts(one, partial(self._source(one).quote, one), _unheard)
             )
@@ -191,9 +193,12 @@ class ModelRouter:
 
     async def _bounded(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
         """One attempt; one whose text does not end is cut off, whatever max_tokens said."""
+        source = self._source(call)
+        if source is self._offline:
+            return await source.complete(call, observer)  # what it says has an end
         heard = _Bounded(observer)
         with heard.scope:
-            reply = await self._source(call).complete(call, heard)
+            reply = await source.complete(call, heard)
         if heard.left < 0:
             raise ModelError(
                 f"the answer is over {REPLY_BYTES} characters: it was cut off", kind="bad_request"

@@ -296,13 +296,12 @@ def pieces_of(text: str) -> Iterator[str]:
 
 def tokens_of(messages: list[Message]) -> int:
     """A plausible count of tokens: characters / 4, at least 1 for a message."""
-    return sum(max(1, _characters(message) // 4) for message in messages)
-
-
-def _characters(message: Message) -> int:
-    calls = message.get("tool_calls") or ()
-    functions = (call.get("function") or {} for call in calls)
-    return len(text_of(message)) + sum(
-        len(function.get("name") or "") + len(function.get("arguments") or "")
-        for function in functions
-    )
+    tokens = 0
+    for message in messages:
+        content = message.get("content")
+        chars = len(content if isinstance(content, str) else text_of(message))
+        for call in message.get("tool_calls") or ():
+            function = call.get("function") or {}
+            chars += len(function.get("name") or "") + len(function.get("arguments") or "")
+        tokens += max(1, chars // 4)
+    return tokens

@@ -8,6 +8,11 @@ from nexusfs.contracts.rights import EVERYTHING, Grant
 from nexusfs.kernel.bound import BoundSyscalls
 
 
+def _everything() -> tuple[Grant, ...]:
+    """What people get."""
+    return EVERYTHING
+
+
 @dataclass(frozen=True, slots=True)
 class Asker:
     """One caller of the tools that run programs.
@@ -17,7 +22,7 @@ class Asker:
         files: the same caller's files.
         name: the agent's name, whose /home/<name> is HOME where it exists; empty for people.
         call_id: the call that runs them.
-        grants: the paths that the programs get.
+        grants: gives the paths that a program gets; asked for each.
         show: takes a kind and fields of a line for `events_pipe`.
         over: suspends until its programs must end, and says why; for ever for people.
     """
@@ -28,4 +33,4 @@ class Asker:
     call_id: str
     show: Callable[..., None]
     over: Callable[[], Awaitable[str]]
-    grants: tuple[Grant, ...] = EVERYTHING
+    grants: Callable[[], tuple[Grant, ...]] = _everything

@@ -160,13 +160,13 @@ class Sandboxes:
                 f"only root's mount can run programs as another user (you are {cred.uid}, the "
                 f"mount is {os.geteuid()}'s)"
             )
-        if holder.kind == "none" and asker.grants != EVERYTHING:
+        if holder.kind == "none" and asker.grants() != EVERYTHING:
             raise NoSandboxError("nothing here holds a program to the paths of its agent")
         return Job(
             command.argv,
             await self._environment(holder, asker, mountpoint),
             holder.inside(command.cwd, mountpoint),
-            tuple(await holder.plan(asker.files, asker.grants)),
+            tuple(await holder.plan(asker.files, asker.grants())),
             mountpoint, cred.uid, cred.gid, tuple(sorted(cred.groups)),
             self.settings, Rlimits.of(self.settings),
         )  # fmt: skip

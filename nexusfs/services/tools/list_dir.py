@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nexusfs.contracts.errors import KernelError, NotDirectoryError, NotFoundError
-from nexusfs.contracts.node import DirEntry
+from nexusfs.contracts.errors import NotDirectoryError, NotFoundError
+from nexusfs.contracts.node import DirEntry, Stat
 from nexusfs.contracts.tool import PRIVATE_DATA, ToolContext, tool
 from nexusfs.services.tools.missing import missing, shown
 
@@ -28,30 +28,25 @@ async def list_dir(
     """
     path = ctx.path(path)
     try:
-        entries = sorted(await ctx.files.list_dir(path), key=lambda entry: entry.name)
+        total, page = await ctx.files.list_page(path, offset - 1, ctx.limit("list_entries"))
     except NotFoundError:
         raise await missing(ctx, path) from None
     except NotDirectoryError:
         raise NotDirectoryError(f"{path!r} is not a directory: use read_file") from None
-    if not entries:
+    if not total:
         return "[the directory is empty]"
-    page = entries[offset - 1 : offset - 1 + ctx.limit("list_entries")]
-    lines = [await _line(ctx, path, entry) for entry in page]
+    lines = [_line(entry, st) for entry, st in page]
     end = offset - 1 + len(page)
-    if end < len(entries) or not page:
+    if end < total or not page:
         rest = f"continue with offset={end + 1}" if page else "use a smaller offset"
-        lines.append(f"[{len(page)} of {len(entries):,} entries; {rest}]")
+        lines.append(f"[{len(page)} of {total:,} entries; {rest}]")
     return "\n".join(lines)
 
 
-async def _line(ctx: ToolContext, path: str, entry: DirEntry) -> str:
+def _line(entry: DirEntry, st: Stat | None) -> str:
     """One entry, as the docstring of the tool says."""
     name = shown(entry.name)
     mark = _MARKS.get(entry.kind)
     if mark is not None:
         return f"{name}{mark}"
-    try:
-        stat = await ctx.files.stat(f"{path.rstrip('/')}/{name}", follow=False)
-    except KernelError:
-        return name
-    return f"{name}\t{stat.size}"
+    return name if st is None else f"{name}\t{st.size}"
