@@ -188,7 +188,7 @@ class BareDispatcher:
     def __init__(self, *tools: Tool) -> None:
         nothing = HostFiles(Path("/nonexistent"))
         self.table = ToolTable(
-            lambda _, call: ToolContext(nothing, "/", call), lambda _: lambda _: True
+            lambda _, call: ToolContext(nothing, "/", call), lambda _, names: names
         )
         for one in tools:
             self.table.register(one)

@@ -92,7 +92,7 @@ class Kernel:
         table = MountTable(self.backing.root)
         self.hooks = Hooks()
         self.hooks.start = self.start
-        self.tools = ToolTable(self._context_of, self._may_use, self.hooks, self._identity)
+        self.tools = ToolTable(self._context_of, self._usable, self.hooks, self._identity)
         self.processes = ProcessTable(
             self.backing.journal, self.tools.all_names, self._proc_settings(), self.hooks
         )
@@ -235,11 +235,11 @@ class Kernel:
         if not st.is_dir:
             raise NotDirectoryError(f"$.cwd: not a directory: {cwd!r}")
 
-    def _may_use(self, cred: Credentials) -> Callable[[str], bool]:
+    def _usable(self, cred: Credentials, tools: tuple[str, ...]) -> tuple[str, ...]:
         if not cred.agent_pid:
-            return lambda _: True
+            return tools
         process = self.processes.find(cred.agent_pid)
-        return (lambda _: False) if process is None else process.rights.may_use
+        return () if process is None else process.rights.usable(tools)
 
     def _lists_of(self, pid: int) -> Sequence[Sequence[Grant]]:
         """What binds the file calls of an agent; nothing may be seen by one that is gone."""

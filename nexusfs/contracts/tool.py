@@ -239,6 +239,8 @@ class Tool:
         run: called with the context and the arguments as keywords.
         timeout_s: the longest a call may take.
         labels: some of LABELS.
+        fits: says quickly of arguments that they fit the schema; False is no verdict. None where
+            only the schema can tell.
         function: the tool as a model provider wants it; `function_bytes` is its size as JSON.
     """
 
@@ -250,6 +252,7 @@ class Tool:
     annotations: dict[str, bool] = field(default_factory=dict)
     timeout_s: float = DEFAULT_TIMEOUT_S
     labels: frozenset[str] = frozenset()
+    fits: Callable[[dict[str, Any]], bool] | None = None
     function: dict[str, Any] = field(init=False)
     function_bytes: int = field(init=False)
 
@@ -325,9 +328,19 @@ def tool(  # noqa: PLR0913  each is a fact of its own
             },
             timeout_s=timeout_s,
             labels=frozenset(labels),
+            fits=functools.partial(_fits, model),
         )
 
     return make
+
+
+def _fits(model: type[BaseModel], arguments: dict[str, Any]) -> bool:
+    """True for arguments that the model takes as they are: then its schema takes them too."""
+    try:
+        model.__pydantic_validator__.validate_python(arguments, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def arguments_model(run: Callable[..., object]) -> type[BaseModel]:

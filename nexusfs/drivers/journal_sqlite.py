@@ -112,6 +112,7 @@ class SqliteJournal:
         """A pid that this store never gave before."""
         self._log.append(_RECORD.pack(PID, self._last_pid + 1, 0))
         self._last_pid += 1
+        self._next[self._last_pid] = 0  # nothing of it is in rows: they need not be asked
         return self._last_pid
 
     def forget(self, pid: int) -> None:

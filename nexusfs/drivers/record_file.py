@@ -89,9 +89,9 @@ class RecordFile:
             self.end = next_page(self.end)
         if not last:
             self._keep_spare(_RECORD.size + len(payload))
-        length = _LENGTH.pack(len(payload))
-        checksum = zlib.crc32(payload, zlib.crc32(length, self._seed))
-        self._write(b"".join((length, _LENGTH.pack(checksum), payload)), self.end)
+        size = len(payload)
+        checksum = zlib.crc32(payload, zlib.crc32(_LENGTH.pack(size), self._seed))
+        self._write(_RECORD.pack(size, checksum) + payload, self.end)
 
     def restart(self) -> None:
         """Begins anew: the records so far are not needed any more.

@@ -5,7 +5,7 @@ Concurrency: `_validators` is filled from the loop and from threads; a race comp
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -73,8 +73,14 @@ def check_schema(schema: dict[str, Any]) -> None:
         raise InvalidError(f"$.output_schema: {exc.message[:300]}") from None
 
 
-async def validate_arguments_async(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+async def validate_arguments_async(
+    schema: dict[str, Any],
+    arguments: dict[str, Any],
+    fits: Callable[[dict[str, Any]], bool] | None = None,
+) -> None:
     """`validate_arguments`, in a thread for large arguments and for the first call of all.
+
+    Arguments of which `fits` is true are taken at its word: it takes a tenth of the time.
 
     InvalidError EINVAL too for more than MAX_VALUES. Cancelled, it lets the thread run out.
     """
@@ -82,6 +88,8 @@ async def validate_arguments_async(schema: dict[str, Any], arguments: dict[str, 
     if values > MAX_VALUES:
         raise InvalidError(f"more than {MAX_VALUES} keys and values in one call: use a file")
     few = values <= FEW_VALUES and chars <= FEW_CHARS
+    if few and fits is not None and fits(arguments):
+        return
     if few and "jsonschema" in sys.modules and id(schema) in _validators:
         validate_arguments(schema, arguments)
     else:

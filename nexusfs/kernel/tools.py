@@ -48,8 +48,8 @@ class ToolTable:
     """All registered tools, by name.
 
     `context_of` makes the context of a call from the caller's credentials and the call id;
-    `allowed` gives what says of a tool's name whether the caller may use it: what he may not use
-    does not exist for him.
+    `allowed` gives, of names of tools, those that the caller may use: what he may not use does
+    not exist for him.
     `admit` is asked before a call (caller, name, call id) and may refuse it: QuotaError EDQUOT.
     `decide` gives the arguments that a call may run with, or refuses it: AccessError EACCES.
     `identity` says who a caller is, for the hooks.
@@ -58,12 +58,13 @@ class ToolTable:
     def __init__(
         self,
         context_of: Callable[[Credentials, str], ToolContext],
-        allowed: Callable[[Credentials], Callable[[str], bool]],
+        allowed: Callable[[Credentials, tuple[str, ...]], tuple[str, ...]],
         hooks: Hooks | None = None,
         identity: Callable[[Credentials], Identity] | None = None,
     ) -> None:
         """An empty table."""
         self._tools: dict[str, Tool] = {}
+        self._names: tuple[str, ...] = ()
         self._hooks = hooks or Hooks()
         self._identity = identity or _nobody
         self._context_of = context_of
@@ -78,6 +79,7 @@ class ToolTable:
             raise ExistsError(f"tool already registered: {tool.name!r}")
         self._tools[tool.name] = tool
         self._tools = dict(sorted(self._tools.items()))
+        self._names = tuple(self._tools)
 
     def all_names(self) -> list[str]:
         """Every registered name, sorted."""
@@ -85,17 +87,16 @@ class ToolTable:
 
     def names(self, cred: Credentials) -> list[str]:
         """The tools that the caller may use, sorted."""
-        return list(filter(self._allowed(cred), self._tools))
+        return list(self._allowed(cred, self._names))
 
     def usable(self, cred: Credentials) -> list[Tool]:
         """The same, the tools themselves."""
-        allowed = self._allowed(cred)
-        return [tool for name, tool in self._tools.items() if allowed(name)]
+        return [self._tools[name] for name in self._allowed(cred, self._names)]
 
     def get(self, cred: Credentials, name: str) -> Tool:
         """The tool. UnknownToolError ENOENT, naming the nearest, also for one that is denied."""
         tool = self._tools.get(name)
-        if tool is not None and not self._allowed(cred)(name):
+        if tool is not None and name not in self._allowed(cred, self._names):
             self._tell_denied(cred, name)
             tool = None
         if tool is None:
@@ -129,7 +130,7 @@ class ToolTable:
         long as the tool runs; cancelling cancels the tool.
         """
         tool = self.get(cred, name)
-        await validate_arguments_async(tool.input_schema, arguments)
+        await validate_arguments_async(tool.input_schema, arguments, tool.fits)
         await trio.lowlevel.checkpoint_if_cancelled()  # the thread that validated did not notice
         context = self._context_of(cred, call_id or new_call_id())
         self.admit(cred, name, context.call_id)

@@ -8,6 +8,7 @@ was found is kept until a caveat is added anywhere in the tree (`Tree.generation
 Concurrency: in the trio thread; nothing suspends.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -139,6 +140,11 @@ class Caveat:
         """One object for equal ones, to be kept: thousands of agents have the same."""
         return _shared(self)
 
+    @staticmethod
+    def of_line(line: bytes) -> "Caveat":
+        """The caveat of `to_json`, as JSON: agents that are alike say it in the same bytes."""
+        return _of_line(line)
+
 
 @lru_cache(1000)
 def _shared(caveat: Caveat) -> Caveat:
@@ -146,9 +152,21 @@ def _shared(caveat: Caveat) -> Caveat:
 
 
 @lru_cache(1000)
+def _of_line(line: bytes) -> Caveat:
+    return Caveat.of_json(json.loads(line))
+
+
+@lru_cache(1000)
 def _verdicts(chain: tuple[Named, ...]) -> dict[tuple[str, str], bool]:
     """What is known of a chain, for all who have an equal one: (kind, name) → let through."""
     return {}
+
+
+@lru_cache(1000)
+def _usable(chain: tuple[Named, ...], tools: tuple[str, ...]) -> tuple[str, ...]:
+    """The tools that every link of a chain lets through."""
+    links = [Bounds(tools=allowed, denied=denied) for allowed, denied, _, _ in chain]
+    return tuple(name for name in tools if all(one.allows("tools", name) for one in links))
 
 
 NOTHING = Caveat(Bounds((), paths=()), Bounds((), paths=(), models=(), agents=()))
@@ -178,6 +196,7 @@ class Rights:
     above: "Rights | None" = None
     _tree: Tree = field(default_factory=Tree)
     _known: dict[tuple[str, str], bool] | None = None
+    _chain: tuple[Named, ...] = ()
     _paths: Lists = ()
     _generation: int = -1
 
@@ -204,6 +223,12 @@ class Rights:
     def may_use(self, tool: str) -> bool:
         """True when every caveat of the chain lets the tool through."""
         return self._may("tools", tool)
+
+    def usable(self, tools: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the tools that it may use, in their order."""
+        if self._known is None or self._generation != self._tree.generation:
+            self._look()
+        return _usable(self._chain, tools)
 
     def may_hand_on(self, kind: str, name: str) -> bool:
         """True when a child may get a tool, model or agent of that name."""
@@ -308,7 +333,8 @@ class Rights:
     def _look(self) -> dict[tuple[str, str], bool]:
         """Finds anew what follows from the chain; what is known of names."""
         chain = [bounds for _, bounds in self.used()]
-        self._known = _verdicts(tuple(one.named for one in chain))
+        self._chain = tuple(one.named for one in chain)
+        self._known = _verdicts(self._chain)
         self._paths = tuple(dict.fromkeys(one.paths for one in chain if one.paths is not None))
         self._generation = self._tree.generation
         return self._known

@@ -76,7 +76,11 @@ def _spawn(process: "Process", event: dict[str, Any]) -> None:
 
 def caveats_of(said: list[Any] | None, spec: AgentSpec) -> tuple[Caveat, ...]:
     """Caveats as events keep them; before there were any, the effective spec said it all."""
-    return (Caveat.of(spec).shared(),) if said is None else tuple(map(Caveat.of_json, said))
+    return (
+        (Caveat.of(spec).shared(),)
+        if said is None
+        else tuple(Caveat.of_line(to_json(one)) for one in said)
+    )
 
 
 def limits_of(account: Account) -> dict[str, Any]:

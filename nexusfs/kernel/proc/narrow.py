@@ -95,13 +95,15 @@ def effective_spec(
         )
     zone = _zone_of(wanted, spec, parent)
     granted = _shared(tuple(filter(rights.may_use, tools)))
-    fields = {
-        **dict(spec), "model": model, "model_settings": where, "tools": granted,
-        "disallowed_tools": (), "zone": zone,
+    fields: dict[str, Any] = {
+        "model": model, "model_settings": where, "tools": granted, "disallowed_tools": (),
+        "zone": zone,
     }  # fmt: skip
     if parent is not None and rights.grants():
         fields["paths"] = rights.paths()
-    return Plan(AgentSpec.model_construct(_NOT_ASKED, **fields), caveats, limits, tuple(warnings))
+    spec = spec.model_copy(update=fields)
+    object.__setattr__(spec, "__pydantic_fields_set__", _NOT_ASKED)
+    return Plan(spec, caveats, limits, tuple(warnings))
 
 
 @lru_cache(1000)

@@ -1,7 +1,6 @@
 """The process table: the one owner of spawning, ending, waiting for and reaping agents."""
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -372,10 +371,9 @@ class ProcessTable(Looking):
             raise NoProcessError(f"no process {pid}")
         if timeout_s is not None and not timeout_s >= 0:
             raise InvalidError("a timeout is a number of seconds, 0 or more")
-        deadline = trio.move_on_after(math.inf if timeout_s is None else timeout_s)
+        deadline = nullcontext() if timeout_s is None else trio.move_on_after(timeout_s)
         with self.waits_for(cred, pid), deadline:
-            while not process.state.ended:
-                await process.ending.changed()
+            await process.has_ended()
         if not process.state.ended:
             raise TimeoutExpiredError(f"process {pid} has not ended yet")
         if process.state is ProcState.ZOMBIE and cred.agent_pid == process.parent_pid:

@@ -7,7 +7,9 @@ may be run again, or its outcome is unknown and the model is told so.
 """
 
 import json
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,10 +183,9 @@ class Calls:
         error = call.fault
         if call.arguments is not None:
             try:
-                with (
-                    self._process.waiting_for(f"tool:{call.name}"),
-                    trio.fail_after(self._config.tool_timeout_s),
-                ):
+                limit_s = self._config.tool_timeout_s
+                bound = nullcontext() if limit_s == math.inf else trio.fail_after(limit_s)
+                with self._process.waiting_for(f"tool:{call.name}"), bound:
                     return await self._dispatcher.sys_dispatch(
                         self._process.cred, call.name, call.arguments, call.call_id
                     )
