@@ -72,8 +72,9 @@ class RecordFile:
             os.ftruncate(self._fd, self.end)
             if not self.end:
                 self.restart()
-            with suppress(NoSpaceError):
-                self._keep_spare(0)
+            if spare_bytes:
+                with suppress(NoSpaceError):
+                    self._keep_spare(0)
         except OSError:
             os.close(self._fd)
             raise
@@ -87,9 +88,9 @@ class RecordFile:
         if self._synced:
             self._synced = False
             self.end = next_page(self.end)
-        if not last:
-            self._keep_spare(_RECORD.size + len(payload))
         size = len(payload)
+        if self._spare_bytes and not last:
+            self._keep_spare(_RECORD.size + size)
         checksum = zlib.crc32(payload, zlib.crc32(_LENGTH.pack(size), self._seed))
         self._write(_RECORD.pack(size, checksum) + payload, self.end)
 
@@ -146,7 +147,7 @@ class RecordFile:
     def _keep_spare(self, size: int) -> None:
         """Sees that `size` bytes can be written and the spare is left. NoSpaceError ENOSPC."""
         need = self.end + size + self._spare_bytes
-        if not self._spare_bytes or need <= self._aside:
+        if need <= self._aside:
             return
         start = max(self._aside, self.end)
         for goal in (need + self._spare_bytes, need):  # more at once, where there is more

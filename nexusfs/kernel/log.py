@@ -35,15 +35,17 @@ class Log:
 
     def append(self, data: bytes) -> None:
         """Adds settled bytes; the live tail is over."""
-        for cursor in self._cursors or ():
-            if self.keeps_live:
-                cursor.offset += cursor.live_offset
-            cursor.live_offset = 0
+        if self._cursors:
+            for cursor in self._cursors:
+                if self.keeps_live:
+                    cursor.offset += cursor.live_offset
+                cursor.live_offset = 0
         self.live = b""
         if not isinstance(self.data, bytearray):
             self.data = bytearray(self.data)
         self.data += data
-        self._wake()
+        if self._lot is not None or self._wakes:
+            self._wake()
 
     def push_live(self, data: bytes) -> None:
         """Adds to the live tail."""

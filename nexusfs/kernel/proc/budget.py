@@ -109,6 +109,14 @@ class Account:
             yield account
             account = account.above
 
+    def all_ceilings(self) -> Iterator[Mapping[str, float]]:
+        """Those of this account and of those above it that have any."""
+        one: Account | None = self
+        while one is not None:
+            if one.ceilings:
+                yield one.ceilings
+            one = one.above
+
     def hang_below(self, above: "Account | None", *, living: bool) -> None:
         """Says who pays too; what was used so far, and whether its agent lives, counts there."""
         self.above = above
@@ -248,7 +256,7 @@ class Account:
         prompt = -(-quote.input_tokens * SAFETY_TENTHS // 10)
         answer, tightest = float(asked_tokens), ""
         for one in self.chain():
-            for name, room in one.rooms(quote, prompt):
+            for name, room in one.rooms(quote, prompt) if one.ceilings else ():
                 if room < answer:
                     answer, tightest = room, one.named(name)
         if answer < min(LEAST_CLOSING if closing else LEAST_ANSWER, asked_tokens):

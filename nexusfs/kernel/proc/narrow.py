@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from nexusfs.contracts.agent import AgentSpec
@@ -94,7 +93,7 @@ def effective_spec(
             spec.model_copy(update={"model": model, "model_settings": where}), base, parent
         )
     zone = _zone_of(wanted, spec, parent)
-    granted = _shared(tuple(filter(rights.may_use, tools)))
+    granted = rights.usable(tuple(tools))
     fields: dict[str, Any] = {
         "model": model, "model_settings": where, "tools": granted, "disallowed_tools": (),
         "zone": zone,
@@ -104,12 +103,6 @@ def effective_spec(
     spec = spec.model_copy(update=fields)
     object.__setattr__(spec, "__pydantic_fields_set__", _NOT_ASKED)
     return Plan(spec, caveats, limits, tuple(warnings))
-
-
-@lru_cache(1000)
-def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
-    """One object for equal lists: 10,000 agents have the same."""
-    return names
 
 
 def own_limits(

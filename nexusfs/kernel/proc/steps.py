@@ -195,8 +195,7 @@ class Steps:
     @property
     def is_metered(self) -> bool:
         """True when tokens or cost have a ceiling, so that calls must be counted beforehand."""
-        account = self.account
-        return account.ceiling("tokens") is not None or account.ceiling("cost_usd") is not None
+        return any("tokens" in c or "cost_usd" in c for c in self.account.all_ceilings())
 
     def check_tool(self) -> None:
         """QuotaError EDQUOT when no tool call is admitted any more."""
