@@ -105,8 +105,7 @@ class ProcFs:
 
     async def _pids(self, cred: Credentials) -> Iterable[DirEntry]:
         self._calls.processes.prune()
-        processes = self._calls.processes
-        pids = [KERNEL_PID, *(p.pid for p in processes if processes.visible(cred, p))]
+        pids = [KERNEL_PID, *self._calls.processes.visible_pids(cred)]
         return [DirEntry(b"%d" % pid, PROC_INO | (pid << 8), 0o040000) for pid in pids]
 
     # -- /proc/1

@@ -29,6 +29,12 @@ class Looking(Spawning):
         """False for an agent that looks at a process of another zone."""
         return self.sees(cred, process.spec.zone)
 
+    def visible_pids(self, cred: Credentials) -> list[int]:
+        """The processes that the caller sees, by pid."""
+        if not cred.agent_pid:
+            return list(self._processes)
+        return [process.pid for process in self if self.visible(cred, process)]
+
     def sees(self, cred: Credentials, zone: str) -> bool:
         """False for an agent of another zone."""
         if not cred.agent_pid:

@@ -4,13 +4,13 @@ import json
 from functools import partial
 from typing import Any
 
-from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.checkpoint import Snapshot
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.model import Message, Usage
 from nexusfs.contracts.store import Journal
 from nexusfs.kernel.proc.budget import Totals
 from nexusfs.kernel.proc.fold import caveats_of, set_limits
+from nexusfs.kernel.proc.kinds import spec_of
 from nexusfs.kernel.proc.process import AFTER_THE_END, Counts, Process
 from nexusfs.kernel.proc.steps import Host, answer_to
 
@@ -71,7 +71,7 @@ def _set_end(
 def _beginning(journal: Journal, host: Host, pid: int, first: dict[str, Any]) -> Process:
     """A process of which only the first event is known."""
     cred = Credentials(first["uid"], first["gid"], groups=frozenset(first["groups"]))
-    spec = AgentSpec.model_validate_json(json.dumps(first["spec"]))
+    spec = spec_of(first["spec"])
     process = Process(pid, first["ppid"], cred.as_agent(pid), spec, journal.append, host)
     process.warnings = tuple(first["warnings"])
     return process

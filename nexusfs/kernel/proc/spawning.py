@@ -28,6 +28,7 @@ from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.hooks import Hooks
 from nexusfs.kernel.last import Last
 from nexusfs.kernel.proc.evicting import Evicting
+from nexusfs.kernel.proc.kinds import shared
 from nexusfs.kernel.proc.narrow import Plan, Settings, effective_spec
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.rebuild import restored_fields
@@ -266,12 +267,14 @@ class Spawning(Evicting):
         """Makes the process and sets it going. Atomic."""
         self.prune()
         cred, parent = wish.cred, self._parent_of(wish.cred)
+        said = plan.spec.to_dict()
+        spec = shared(plan.spec, said)
         pid = self._journal.allocate_pid()
         process = Process(
             pid,
             parent.pid if parent else KERNEL_PID,
             cred.as_agent(pid),
-            plan.spec,
+            spec,
             self._journal.append,
             self.host,
         )
@@ -282,7 +285,7 @@ class Spawning(Evicting):
         process.record(
             "spawn", pid=pid, ppid=process.parent_pid, agent=process.agent_id,
             uid=cred.uid, gid=cred.gid,
-            groups=sorted(cred.groups), time_ns=now_ns(), spec=plan.spec.to_dict(),
+            groups=sorted(cred.groups), time_ns=now_ns(), spec=said,
             limits=plan.limits, caveats=[caveat.to_json() for caveat in plan.caveats],
             warnings=list(plan.warnings),
             **more, **({"delegated": wish.delegated.to_dict()} if wish.delegated else {}),
@@ -291,8 +294,8 @@ class Spawning(Evicting):
         self._processes[pid] = process
         if parent is not None:
             parent.add_child(pid)
-        if plan.spec.idempotency_key:
-            self._by_key[cred.uid, plan.spec.idempotency_key] = pid
+        if spec.idempotency_key:
+            self._by_key[cred.uid, spec.idempotency_key] = pid
         process.take_room()
         if process.has_mail:
             self.host.room.expected.add(pid)
