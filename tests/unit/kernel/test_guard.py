@@ -124,6 +124,7 @@ CHANGES: dict[str, Callable[[Files], Awaitable[object]]] = {
     "take an attribute": lambda f: f.bound.sys_removexattr("/lib/l", b"user.x"),
     "read an attribute": lambda f: f.bound.sys_getxattr("/secret/s", b"user.x"),
     "list": lambda f: f.names("/secret"),
+    "list with attributes": lambda f: f.bound.list_page("/secret", 0, 9),
 }
 
 

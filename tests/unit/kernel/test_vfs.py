@@ -264,3 +264,42 @@ async def test_a_file_is_not_listed(root: Files) -> None:
     fd = await root.open("/f", os.O_RDONLY)
 
     assert await error(root.calls.sys_readdir_fd(fd, 0, 9)) is NotDirectoryError
+
+
+# A page with attributes
+
+
+async def test_a_page_of_a_directory_is_sorted_and_has_attributes(root: Files) -> None:
+    await root.calls.sys_mkdir(ROOT, "/d")
+    for name in "cab":
+        await root.put(f"/d/{name}", name.encode() * 10)
+
+    total, page = await root.bound.list_page("/d", 1, 5)
+
+    assert total == 3
+    assert [(entry.name, st and st.size) for entry, st in page] == [(b"b", 10), (b"c", 10)]
+
+
+async def test_a_page_shows_the_control_trees_of_the_root(root: Files) -> None:
+    _, page = await root.bound.list_page("/", 0, 100)
+
+    assert {b"proc", b"sys", b"dispatch"} <= {entry.name for entry, st in page if st and st.is_dir}
+
+
+async def test_who_may_read_a_directory_and_not_search_it_sees_names_alone(
+    root: Files, alice: Files
+) -> None:
+    await root.calls.sys_mkdir(ROOT, "/d", 0o744)
+    await root.put("/d/f", b"x")
+
+    _, page = await alice.bound.list_page("/d", 0, 5)
+
+    assert [(entry.name, st) for entry, st in page] == [(b"f", None)]
+
+
+async def test_a_page_needs_a_directory_that_may_be_read(root: Files, alice: Files) -> None:
+    await root.calls.sys_mkdir(ROOT, "/d", 0o711)
+    await root.put("/f")
+
+    assert await error(alice.bound.list_page("/d", 0, 5)) is AccessError
+    assert await error(root.bound.list_page("/f", 0, 5)) is NotDirectoryError

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from nexusfs.contracts.errors import ModelError
+from nexusfs.services.llm import offline
 from nexusfs.services.llm.offline import OfflineModels
 
 
@@ -88,6 +89,44 @@ async def test_a_changed_script_is_read_again(
     reply = await models.complete(calls.of("x", model), observer)
 
     assert reply.message["content"] == "newer"
+
+
+async def test_one_looks_at_a_script_for_all_who_want_it_at_once(
+    tmp_path: Path, calls: Any, observer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    real = offline._read_script
+
+    def look(path: str, known: Any) -> Any:
+        looks.append(path)
+        return real(path, known)
+
+    monkeypatch.setattr(offline, "_read_script", look)
+    models = OfflineModels()
+    model = write(tmp_path / "s.json", [{"content": "old"}])
+    await models.complete(calls.of("x", model), observer)
+    monkeypatch.setattr(offline, "RECHECK_S", 60.0)
+    models._scripts[model.partition(":")[2]].checked -= offline.RECHECK_S
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(models.complete, calls.of("x", model), observer)
+
+    assert len(looks) == 2
+
+
+async def test_a_script_that_is_gone_is_an_error_at_the_next_look(
+    tmp_path: Path, calls: Any, observer: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    models = OfflineModels()
+    model = write(tmp_path / "s.json", [{"content": "old"}])
+    await models.complete(calls.of("x", model), observer)
+    (tmp_path / "s.json").unlink()
+    await trio.sleep(1)
+
+    for _ in range(2):
+        with pytest.raises(ModelError):
+            await models.complete(calls.of("x", model), observer)
 
 
 @pytest.mark.parametrize("path", ["/nowhere/s.json", "/dev/zero", "/", "a\0b"])
