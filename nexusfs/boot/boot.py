@@ -114,7 +114,7 @@ async def check_spec(
                 "offline/script is for the user who mounted: it reads host files"
             )
     if spec.output_schema is not None:
-        await schemas.check_schema(spec.output_schema)
+        await schemas.check_schema(spec.output_schema, cred.uid)
 
 
 class _Services:

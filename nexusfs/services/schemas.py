@@ -4,15 +4,17 @@ Whether a value fits a schema may take for ever (`$ref` that doubles at each lev
 backtracks), and no thread can be stopped. So one small process checks, and Linux ends it when one
 check has taken CHECK_CPU_S of processor time; the next check starts another.
 
-Concurrency: one check at a time, in the order of asking. `_process` is changed under the lock only,
+Concurrency: one check at a time, and of each user one in the queue, so that nobody waits for more
+than one check of each of the others. `_process` is changed under the lock only,
 and by `run` when nobody asks any more. A check that is cancelled ends the process, for its answer
 would be taken for that of the next.
 """
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import trio
@@ -33,6 +35,7 @@ class SchemaChecks:
         """`command` is the program of boot/schema_process.py; it is started at the first check."""
         self._command = list(command)
         self._lock = trio.Lock()
+        self._queues: dict[int, trio.Lock] = {}
         self._process: trio.Process | None = None
         self._running = False
         self.starts = 0
@@ -48,17 +51,28 @@ class SchemaChecks:
             with trio.CancelScope(shield=True):
                 await self._end()
 
-    async def check_schema(self, schema: dict[str, Any]) -> None:
+    async def check_schema(self, schema: dict[str, Any], uid: int) -> None:
         """InvalidError EINVAL for a schema that is none, or that takes too long to check."""
-        await self._asked({"schema": schema}, "the schema")
+        await self._asked({"schema": schema}, "the schema", uid)
 
-    async def check_answer(self, schema: dict[str, Any], answer: str) -> str:
+    async def check_answer(self, schema: dict[str, Any], answer: str, uid: int) -> str:
         """The answer as JSON text, without a fence. InvalidError EINVAL, with what is wrong."""
-        return str(await self._asked({"schema": schema, "answer": answer}, "the answer"))
+        return str(await self._asked({"schema": schema, "answer": answer}, "the answer", uid))
 
-    async def _asked(self, request: dict[str, Any], what: str) -> Any:
+    @contextlib.asynccontextmanager
+    async def _turn(self, uid: int) -> AsyncIterator[None]:
+        """The user's turn, and then the process's."""
+        queue = self._queues.setdefault(uid, trio.Lock())
+        try:
+            async with queue, self._lock:
+                yield
+        finally:
+            if not queue.locked():
+                self._queues.pop(uid, None)
+
+    async def _asked(self, request: dict[str, Any], what: str, uid: int) -> Any:
         line = json.dumps(request, default=str).encode() + b"\n"
-        async with self._lock:
+        async with self._turn(uid):
             reply = None
             try:
                 with trio.move_on_after(MOST_S):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nexusfs.kernel.proc.process import Process
 
 WAITS_FOR_OTHERS = frozenset({"approval", "tool:wait", "tool:collect", "tool:ask"})
+NEVER_RAN = "interrupted: the call waited for a person's answer, and never ran"
 LIVE_BYTES = 4 << 20
 """Of live lines in events_pipe. Older ones go, for what they say is recorded when it is whole."""
 STREAMS_KEPT = 8
@@ -317,9 +318,9 @@ class Steps:
         self.record("tool_result", id=call_id, name=message["name"], error=text, message=message)
 
     def answer_open_calls(self, text: str) -> None:
-        """Gives every open call the result `text`."""
+        """Gives every open call the result `text`, but for those that a person was still asked."""
         for call_id in list(self.open or ()):
-            self.answer(call_id, text)
+            self.answer(call_id, NEVER_RAN if self.asks(call_id) else text)
 
     async def programs_are_over(self, granted: Lists) -> str:
         """Suspends until no program with these paths may go on, and says why.

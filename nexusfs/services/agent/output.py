@@ -9,8 +9,8 @@ from nexusfs.contracts.errors import InvalidError
 ASKS_AGAIN = 2
 """How often a model is asked again for an answer of the right shape. Source: DESIGN.md, 3."""
 
-OutputCheck = Callable[[dict[str, Any], str], Awaitable[str]]
-"""(schema, answer) → the answer as JSON text, or InvalidError EINVAL with what is wrong."""
+OutputCheck = Callable[[dict[str, Any], str, int], Awaitable[str]]
+"""(schema, answer, uid of the agent) → the answer as JSON text, or InvalidError EINVAL."""
 FENCE = "```"
 
 

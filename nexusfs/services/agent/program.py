@@ -100,7 +100,7 @@ class AgentProgram:
         schema, fault = process.spec.output_schema, ""
         if schema is not None and self._check_output is not None:
             try:
-                answer = await self._check_output(schema, answer)
+                answer = await self._check_output(schema, answer, process.cred.uid)
             except InvalidError as exc:
                 fault = str(exc)
                 if process.asked_again < ASKS_AGAIN and not process.closing:

@@ -251,6 +251,19 @@ async def test_everybody_sees_his_own_questions_in_one_place(w: World) -> None:
     await w.end_of(w.process(of_alice))
 
 
+@pytest.mark.parametrize("verb", ["int", "kill"])
+async def test_a_call_that_waited_for_an_answer_and_was_cut_off_is_known_not_to_have_run(
+    w: World, verb: str
+) -> None:
+    agent = await asked(w, mode="chat")
+
+    await w.files.write_file(f"/proc/{agent.pid}/ctl", f"{verb}\n".encode())
+    await happened(agent, "tool_result")
+
+    assert results(agent) == ["interrupted: the call waited for a person's answer, and never ran"]
+    assert not await is_there(w, "/made")
+
+
 async def test_other_agents_and_earlier_calls_go_on_while_one_waits(w: World) -> None:
     both = {"tool_calls": [*call("list_dir", path="/")["tool_calls"], *WRITE["tool_calls"]]}
     agent = await asked(w, both, {"content": "done"})

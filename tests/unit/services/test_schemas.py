@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from nexusfs.boot.schema_process import COMMAND
 from nexusfs.contracts.errors import InvalidError, UnavailableError
@@ -15,6 +16,8 @@ from nexusfs.services.agent.output import answer_value
 from nexusfs.services.schemas import SchemaChecks
 from tests.kernel_fixture import ROOT, processor_time
 from tests.unit.services.running import world
+
+ALICE_UID, BOB_UID = 1000, 1001
 
 
 def doubling(levels: int) -> dict[str, Any]:
@@ -38,9 +41,9 @@ async def checks() -> AsyncIterator[SchemaChecks]:
 async def test_a_check_that_would_take_for_ever_is_ended_and_the_next_is_made() -> None:
     async with checks() as schemas:
         with pytest.raises(InvalidError, match="write a simpler schema"):
-            await schemas.check_answer(doubling(64), "{}")
+            await schemas.check_answer(doubling(64), "{}", ALICE_UID)
 
-        assert await schemas.check_answer({"type": "object"}, '{"a":  1}') == '{"a": 1}'
+        assert await schemas.check_answer({"type": "object"}, '{"a":  1}', ALICE_UID) == '{"a": 1}'
         assert schemas.starts == 2
 
 
@@ -56,32 +59,53 @@ async def test_others_go_on_while_an_answer_is_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_a_user_waits_for_one_check_of_another_at_most() -> None:
+    order: list[str] = []
+
+    async def check(schemas: SchemaChecks, levels: int, uid: int) -> None:
+        with contextlib.suppress(InvalidError):
+            await schemas.check_answer(doubling(levels), "{}", uid)
+        order.append("bomb" if levels > 9 else "small")
+
+    async with checks() as schemas, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(check, schemas, 64, ALICE_UID)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(check, schemas, 1, BOB_UID)
+        while "small" not in order:
+            await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+
+    assert order == ["bomb", "small"]
+
+
+@pytest.mark.slow
 async def test_a_pattern_of_names_is_matched_in_linear_time() -> None:
     schema = {"patternProperties": {"^(a+)+$": {"type": "string"}}}
     async with checks() as schemas:
-        fits = await schemas.check_answer(schema, json.dumps({"a" * 5000 + "!": 1}))
+        fits = await schemas.check_answer(schema, json.dumps({"a" * 5000 + "!": 1}), ALICE_UID)
         assert len(fits) > 5000
         with pytest.raises(InvalidError, match="must be a string"):
-            await schemas.check_answer(schema, json.dumps({"aaa": 1}))
+            await schemas.check_answer(schema, json.dumps({"aaa": 1}), ALICE_UID)
 
 
 @pytest.mark.slow
 async def test_a_check_that_is_cancelled_leaves_no_answer_for_the_next() -> None:
     async with checks() as schemas:
-        await schemas.check_schema({})
+        await schemas.check_schema({}, ALICE_UID)
         with trio.move_on_after(0):
-            await schemas.check_answer({}, '"first"')
+            await schemas.check_answer({}, '"first"', ALICE_UID)
 
-        assert await schemas.check_answer({}, '"second"') == '"second"'
+        assert await schemas.check_answer({}, '"second"', ALICE_UID) == '"second"'
 
 
 @pytest.mark.slow
 async def test_nothing_is_checked_any_more_when_the_kernel_is_going() -> None:
     async with checks() as schemas:
-        await schemas.check_schema({})
+        await schemas.check_schema({}, ALICE_UID)
 
     with pytest.raises(UnavailableError):
-        await schemas.check_schema({})
+        await schemas.check_schema({}, ALICE_UID)
 
 
 @pytest.mark.slow
