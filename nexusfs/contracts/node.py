@@ -228,6 +228,10 @@ class Node:
         """All names but . and .., in a stable order."""
         raise NotDirectoryError("not a directory")
 
+    async def stat_of(self, cred: Credentials, entry: DirEntry) -> Stat:
+        """The attributes of one of `entries`. NotFoundError, StaleError: it is just gone."""
+        return await (await self.lookup(cred, entry.name)).stat()
+
     async def open(self, cred: Credentials, flags: int) -> File:
         """Opens a file (not a directory). O_TRUNC is this method's to honour, O_CREAT is not."""
         raise InvalidError("cannot be opened")

@@ -161,6 +161,10 @@ class StoreNode(Node):
         """All names but . and .., by name."""
         return self.meta.readdir(self.ino) if self.gone is None else []
 
+    async def stat_of(self, cred: Credentials, entry: DirEntry) -> Stat:
+        """The attributes of one of `entries`, by its number. StaleError: it is just gone."""
+        return self.meta.getattr(entry.ino)
+
     async def open(self, cred: Credentials, flags: int) -> "StoreFile":
         """Opens a regular file, and cuts it to nothing with O_TRUNC."""
         attr = self.meta.getattr(self.ino)

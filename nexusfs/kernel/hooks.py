@@ -24,6 +24,7 @@ class Hooks:
     def __init__(self) -> None:
         """None yet. `start` runs an async function in the kernel's nursery; boot sets it."""
         self._methods: dict[str, list[tuple[str, Method]]] = {point: [] for point in POINTS}
+        self._suspend: set[Method] = set()
         self.start: Callable[[Callable[[], Awaitable[None]]], None] = _no_nursery
 
     def register(self, hook: object, name: str | None = None) -> None:
@@ -34,6 +35,8 @@ class Hooks:
             raise InvalidError(f"the hook {hook!r} has none of the methods {', '.join(POINTS)}")
         for point, method in methods.items():
             self._methods[point].append((name or type(hook).__name__, method))
+            if inspect.iscoroutinefunction(method):
+                self._suspend.add(method)
 
     def on(self, point: str) -> bool:
         """True when somebody listens to the point."""
@@ -62,7 +65,7 @@ class Hooks:
     def now(self, point: str, context: HookContext) -> None:
         """Runs a point inside something atomic: plain methods at once, async ones beside it."""
         for name, method in self._methods[point]:
-            if inspect.iscoroutinefunction(method):
+            if method in self._suspend:
                 self.start(partial(_guarded, name, method, context))
                 continue
             try:

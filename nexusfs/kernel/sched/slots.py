@@ -108,6 +108,8 @@ class Slots:
 
     def _next_owner(self, now_s: float) -> Owner | None:
         """Whose turn it is; None when nobody who waits may have a slot."""
+        if self.total is not None and len(self.held) >= self.total:
+            return None
         able = [o for o in self.owners.values() if o.waiting and self._free_for(o)]
         if len(able) < 2:
             return able[0] if able else None

@@ -208,14 +208,14 @@ class Vfs:
         entries = sorted(entries)
         may_look = permission.may(cred, st, os.X_OK)
         page = [
-            (entry, await self._stat_of(cred, node, entry.name) if may_look else None)
+            (entry, await self._stat_of(cred, node, entry) if may_look else None)
             for entry in entries[start : start + count]
         ]
         return len(entries), page
 
-    async def _stat_of(self, cred: Credentials, directory: Node, name: bytes) -> Stat | None:
+    async def _stat_of(self, cred: Credentials, directory: Node, entry: DirEntry) -> Stat | None:
         try:
-            return await (await self.mounts.lookup(cred, directory, name)).stat()
+            return await self.mounts.stat_of(cred, directory, entry)
         except (NotFoundError, StaleError):
             return None
 

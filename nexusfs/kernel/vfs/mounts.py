@@ -10,7 +10,7 @@ from nexusfs.contracts.errors import (
     NameTooLongError,
     NotPermittedError,
 )
-from nexusfs.contracts.node import NAME_MAX, DirEntry, Node
+from nexusfs.contracts.node import NAME_MAX, DirEntry, Node, Stat
 
 
 @dataclass
@@ -58,6 +58,11 @@ class MountTable:
     async def find(self, cred: Credentials, parent: Node, name: bytes) -> Node | None:
         """As `lookup`, but None for a name that does not exist and could be made."""
         return self._mounted(parent, name) or await parent.find(cred, name)
+
+    async def stat_of(self, cred: Credentials, directory: Node, entry: DirEntry) -> Stat:
+        """The attributes of one of `entries`. NotFoundError, StaleError: it is just gone."""
+        mounted = self._mounted(directory, entry.name)
+        return await (mounted.stat() if mounted else directory.stat_of(cred, entry))
 
     async def entries(self, cred: Credentials, directory: Node) -> list[DirEntry]:
         """All names of a directory, mounted trees included."""

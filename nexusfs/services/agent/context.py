@@ -41,11 +41,14 @@ Summarise = Callable[[str, Sequence[Message], int], Awaitable[tuple[str, Usage] 
 """(summary so far, messages, budget in tokens) → the new summary and its cost, or None."""
 
 
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def tokens_of(message: Message) -> int:
     """An estimate from above of what a message costs."""
     size = len(str(message.get("content") or "").encode("utf-8", "replace"))
     for call in message.get("tool_calls") or ():
-        size += len(json.dumps(call, ensure_ascii=False).encode("utf-8", "replace"))
+        size += len(_as_json(call).encode("utf-8", "replace"))
     return size // BYTES_A_TOKEN + MESSAGE_TOKENS
 
 
@@ -207,7 +210,8 @@ def _mended(message: Message) -> Message:
         return message if message.get("name") in (None, name) else {**message, "name": name}
     calls = message.get("tool_calls") or []
     mended = [_mended_call(call) for call in calls]
-    return message if mended == calls else {**message, "tool_calls": mended}
+    same = all(made is call for made, call in zip(mended, calls, strict=True))
+    return message if same else {**message, "tool_calls": mended}
 
 
 def _mended_call(call: dict[str, Any]) -> dict[str, Any]:
@@ -217,6 +221,8 @@ def _mended_call(call: dict[str, Any]) -> dict[str, Any]:
         arguments_of(arguments)
     except InvalidError:
         arguments = "{}"
+    if name == function.get("name") and arguments == function.get("arguments"):
+        return call
     return {**call, "function": {**function, "name": name, "arguments": arguments}}
 
 

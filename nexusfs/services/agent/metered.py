@@ -1,7 +1,5 @@
 """Model calls within limits: each is counted, priced and reserved before it is made."""
 
-import dataclasses
-
 from nexusfs.contracts.model import ModelCall, ModelPort, Quote
 from nexusfs.contracts.proc import Held, ProgramProcess
 
@@ -27,7 +25,9 @@ async def reserved(
     held = process.hold_call(quote, _asked(call, quote), closing=closing)
     name = next((name for name in SETTINGS if name in call.settings), SETTINGS[0])
     settings = {**call.settings, name: held.answer_tokens}
-    return held, dataclasses.replace(call, settings=settings)
+    return held, ModelCall(
+        call.model, call.messages, call.tools, settings, call.fallback_models, call.conversation
+    )
 
 
 def _asked(call: ModelCall, quote: Quote) -> int:

@@ -182,14 +182,16 @@ class ModelRouter:
 
         InvalidError EINVAL, the model's name is wrong; ModelError EREMOTEIO, UnavailableError.
         """
-        quotes = []
-        for name in (call.model, *call.fallback_models):
-            model = self.resolve(name)
-            one = call if model == call.model else dataclasses.replace(call, model=model)
-            quotes.append(
-                await self._attempts(one, partial(self._source(one).quote, one), _unheard)
-            )
-        return max(quotes, key=_dearness)
+        quotes = [await self._quote(call, name) for name in (call.model, *call.fallback_models)]
+        return quotes[0] if len(quotes) == 1 else max(quotes, key=_dearness)
+
+    async def _quote(self, call: ModelCall, name: str) -> Quote:
+        model = self.resolve(name)
+        one = call if model == call.model else dataclasses.replace(call, model=model)
+        source = self._source(one)
+        if source is self._offline:
+            return await source.quote(one)
+        return await self._attempts(one, partial(source.quote, one), _unheard)
 
     async def _bounded(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
         """One attempt; one whose text does not end is cut off, whatever max_tokens said."""
