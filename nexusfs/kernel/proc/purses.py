@@ -54,9 +54,8 @@ class Purse(Account):
         return f"{name} ({shown(self.ceilings[name])}) of user {self.uid} for the day"
 
     def _turn_page(self) -> None:
-        day = now_ns() // DAY_NS
-        if self.day != day:
-            self.day = day
+        if now_ns() // DAY_NS != self.day:
+            self.day = now_ns() // DAY_NS
             self.used = Totals()
 
 

@@ -196,11 +196,13 @@ class ModelRouter:
     async def _bounded(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
         """One attempt; one whose text does not end is cut off, whatever max_tokens said."""
         source = self._source(call)
-        if source is self._offline:
-            return await source.complete(call, observer)  # what it says has an end
-        heard = _Bounded(observer)
-        with heard.scope:
+        if source is self._offline:  # comes to its end by itself, and soon
+            heard = _Bounded(observer, None)
             reply = await source.complete(call, heard)
+        else:
+            with trio.CancelScope() as scope:
+                heard = _Bounded(observer, scope)
+                reply = await source.complete(call, heard)
         if heard.left < 0:
             raise ModelError(
                 f"the answer is over {REPLY_BYTES} characters: it was cut off", kind="bad_request"
@@ -262,18 +264,20 @@ class ModelRouter:
 class _Bounded:
     """Passes on what a call says, up to the most; then it cancels the call."""
 
-    def __init__(self, observer: ModelObserver) -> None:
+    __slots__ = ("_observer", "_scope", "left", "retry")
+
+    def __init__(self, observer: ModelObserver, scope: trio.CancelScope | None) -> None:
         self._observer = observer
+        self._scope = scope
         self.retry = observer.retry
-        self.scope = trio.CancelScope()
         self.left = REPLY_BYTES
 
     def text(self, piece: str) -> None:
         self.left -= len(piece)
-        if self.left < 0:
-            self.scope.cancel()
-        else:
+        if self.left >= 0:
             self._observer.text(piece)
+        elif self._scope is not None:
+            self._scope.cancel()
 
 
 async def _unheard(model: str, error: str, delay_s: float) -> None:
