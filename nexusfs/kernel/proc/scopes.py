@@ -92,7 +92,8 @@ class ModelSlot:
             return
         try:
             while True:
-                await process.pause_point()
+                if process.state is ProcState.PAUSED or process.halting:
+                    await process.pause_point()
                 with process.waiting_for("slot"), Resting(process):
                     taken = await slots.take(claim)
                 if taken and process.state is not ProcState.PAUSED:

@@ -44,7 +44,9 @@ class Slots:
             owner = self.owners[claim.owner] = Owner(claim.owner)
         if not (owner.held or owner.waiting):
             owner.join(now_s, self._reached_s)
-        if owner.waiting or not self._free_for(owner):
+        elif owner.waiting:
+            return False
+        if not self._free_for(owner):
             return False
         self._grant(owner, claim, now_s)
         return True
