@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import trio
@@ -87,7 +88,7 @@ class Kernel:
     def __post_init__(self) -> None:
         """Wires the parts; nothing runs yet."""
         self._nursery: trio.Nursery | None = None
-        self._tool_limits = self.config.tools.model_dump()
+        self._tool_limits = MappingProxyType(self.config.tools.model_dump())
         self.watch = Watch()
         table = MountTable(self.backing.root)
         self.hooks = Hooks()
@@ -140,7 +141,7 @@ class Kernel:
     def reload(self, config: Config) -> None:
         """Takes a new configuration into use (SIGHUP)."""
         self.config = config
-        self._tool_limits = config.tools.model_dump()
+        self._tool_limits = MappingProxyType(config.tools.model_dump())
         self.processes.configure(self._proc_settings())
         self.syscalls.approvals.all_three = config.rights.all_three_labels
         self._set_slots()

@@ -1,5 +1,6 @@
 """The spec of an agent, one strict model, and the results of a step."""
 
+import copy
 import json
 import math
 import re
@@ -199,6 +200,10 @@ class AgentSpec(BaseModel):
                     "or in [keys] of the configuration"
                 )
         return value
+
+    def own_metadata(self) -> dict[str, Any]:
+        """A copy of the metadata, for those who may write into it."""
+        return copy.deepcopy(self.metadata) if self.metadata else {}
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as it can be spawned again: fields that differ from their defaults."""

@@ -4,8 +4,8 @@ import functools
 import inspect
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -175,7 +175,7 @@ class ToolContext:
     cwd: str
     call_id: str
     search: Search | None = None
-    settings: dict[str, int] = field(default_factory=dict)
+    settings: Mapping[str, int] = field(default_factory=dict)
     mountpoints: tuple[str, ...] = ()
     idempotency_key: str = ""
     programs: Programs | None = None
@@ -240,7 +240,8 @@ class Tool:
         timeout_s: the longest a call may take.
         labels: some of LABELS.
         fits: says quickly of arguments that they fit the schema; False is no verdict. None where
-            only the schema can tell.
+            only the schema can tell, see `with_quick_look`.
+        model: of the arguments of a tool that is a typed function.
         function: the tool as a model provider wants it; `function_bytes` is its size as JSON.
     """
 
@@ -253,6 +254,7 @@ class Tool:
     timeout_s: float = DEFAULT_TIMEOUT_S
     labels: frozenset[str] = frozenset()
     fits: Callable[[dict[str, Any]], bool] | None = None
+    model: type[BaseModel] | None = None
     function: dict[str, Any] = field(init=False)
     function_bytes: int = field(init=False)
 
@@ -328,14 +330,24 @@ def tool(  # noqa: PLR0913  each is a fact of its own
             },
             timeout_s=timeout_s,
             labels=frozenset(labels),
-            fits=functools.partial(_fits, model),
+            model=model,
         )
 
     return make
 
 
+def with_quick_look(tool: Tool) -> Tool:
+    """The tool, its arguments checked by their types first, which takes a tenth of the time.
+
+    Only for a tool whose types say all that its schema says, and in the same words: not with
+    patterns, validators, or keywords that are in the schema alone.
+    """
+    assert tool.model is not None
+    return replace(tool, fits=functools.partial(_fits, tool.model))
+
+
 def _fits(model: type[BaseModel], arguments: dict[str, Any]) -> bool:
-    """True for arguments that the model takes as they are: then its schema takes them too."""
+    """True for arguments that the model takes as they are."""
     try:
         model.__pydantic_validator__.validate_python(arguments, strict=True)
     except ValidationError:

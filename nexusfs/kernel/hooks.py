@@ -23,8 +23,7 @@ class Hooks:
 
     def __init__(self) -> None:
         """None yet. `start` runs an async function in the kernel's nursery; boot sets it."""
-        self._methods: dict[str, list[tuple[str, Method]]] = {point: [] for point in POINTS}
-        self._suspend: set[Method] = set()
+        self._methods: dict[str, list[tuple[str, Method, bool]]] = {point: [] for point in POINTS}
         self.start: Callable[[Callable[[], Awaitable[None]]], None] = _no_nursery
 
     def register(self, hook: object, name: str | None = None) -> None:
@@ -34,9 +33,8 @@ class Hooks:
         if not methods:
             raise InvalidError(f"the hook {hook!r} has none of the methods {', '.join(POINTS)}")
         for point, method in methods.items():
-            self._methods[point].append((name or type(hook).__name__, method))
-            if inspect.iscoroutinefunction(method):
-                self._suspend.add(method)
+            suspends = inspect.iscoroutinefunction(method)
+            self._methods[point].append((name or type(hook).__name__, method, suspends))
 
     def on(self, point: str) -> bool:
         """True when somebody listens to the point."""
@@ -44,7 +42,7 @@ class Hooks:
 
     async def before(self, point: str, context: HookContext) -> None:
         """Runs a point that may refuse: the first error is raised, later hooks are not run."""
-        for name, method in self._methods[point]:
+        for name, method, _ in self._methods[point]:
             try:
                 await _run(method, context)
             except KernelError:
@@ -59,13 +57,13 @@ class Hooks:
 
     async def after(self, point: str, context: HookContext) -> None:
         """Runs a point that cannot refuse: an error is a warning, and later hooks still run."""
-        for name, method in self._methods[point]:
+        for name, method, _ in self._methods[point]:
             await _guarded(name, method, context)
 
     def now(self, point: str, context: HookContext) -> None:
         """Runs a point inside something atomic: plain methods at once, async ones beside it."""
-        for name, method in self._methods[point]:
-            if method in self._suspend:
+        for name, method, suspends in self._methods[point]:
+            if suspends:
                 self.start(partial(_guarded, name, method, context))
                 continue
             try:

@@ -240,7 +240,7 @@ class ProcessCalls(TaskCalls):
     ) -> None:
         """Answers a question of an agent. See `Approvals.answer`."""
         with self._watching(cred, "answer", pid):
-            self.approvals.answer(cred, self.processes.get(pid), question, answer)
+            await self.approvals.answer(cred, self.processes.get(pid), question, answer)
 
     @syscall
     async def sys_tools(self, cred: Credentials) -> list[Tool]:

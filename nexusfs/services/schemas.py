@@ -10,16 +10,16 @@ and by `run` when nobody asks any more. A check that is cancelled ends the proce
 would be taken for that of the next.
 """
 
-import contextlib
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 
 from nexusfs.contracts.errors import InvalidError, UnavailableError
+from nexusfs.services.turns import Turns
 
 CHECK_CPU_S = 3.0
 """Processor time of one check: a schema of 64 KiB that means no harm takes a third of it."""
@@ -35,7 +35,7 @@ class SchemaChecks:
         """`command` is the program of boot/schema_process.py; it is started at the first check."""
         self._command = list(command)
         self._lock = trio.Lock()
-        self._queues: dict[int, trio.Lock] = {}
+        self._turns: Turns[int] = Turns()
         self._process: trio.Process | None = None
         self._running = False
         self.starts = 0
@@ -59,20 +59,9 @@ class SchemaChecks:
         """The answer as JSON text, without a fence. InvalidError EINVAL, with what is wrong."""
         return str(await self._asked({"schema": schema, "answer": answer}, "the answer", uid))
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, uid: int) -> AsyncIterator[None]:
-        """The user's turn, and then the process's."""
-        queue = self._queues.setdefault(uid, trio.Lock())
-        try:
-            async with queue, self._lock:
-                yield
-        finally:
-            if not queue.locked():
-                self._queues.pop(uid, None)
-
     async def _asked(self, request: dict[str, Any], what: str, uid: int) -> Any:
         line = json.dumps(request, default=str).encode() + b"\n"
-        async with self._turn(uid):
+        async with self._turns.of(uid), self._lock:
             reply = None
             try:
                 with trio.move_on_after(MOST_S):

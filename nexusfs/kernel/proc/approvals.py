@@ -29,7 +29,7 @@ from nexusfs.contracts.errors import (
 )
 from nexusfs.contracts.rights import ALLOW, ASK, DENY, Rules
 from nexusfs.contracts.tool import EXTERNAL_EFFECT, LABELS, Tool
-from nexusfs.kernel.arguments import validate_arguments
+from nexusfs.kernel.arguments import validate_arguments_async
 from nexusfs.kernel.proc.process import Process
 from nexusfs.kernel.proc.question import Question
 
@@ -81,7 +81,8 @@ class Approvals:
                 return arguments
             if verdict.effect == DENY:
                 raise AccessError(f"{tool.name} is denied by {verdict.why}")
-            validate_arguments(tool.input_schema, arguments)  # nobody is asked about a mistake
+            # Nobody is asked about a mistake.
+            await validate_arguments_async(tool.input_schema, arguments, tool.fits)
             question = process.ask(call_id, tool.name, arguments, verdict.why)
         if not wait:
             return arguments
@@ -124,7 +125,7 @@ class Approvals:
         """The questions of a process that have no answer."""
         return [] if process.state.ended else [q for q in process.questions() if not q.verdict]
 
-    def answer(self, cred: Credentials, process: Process, number: int, line: str) -> None:
+    async def answer(self, cred: Credentials, process: Process, number: int, line: str) -> None:
         """`approve`, `deny [reason]` or `modify {arguments}`.
 
         Raises:
@@ -136,13 +137,12 @@ class Approvals:
             raise NotPermittedError("an agent answers no question: a person does")
         if cred.uid not in (0, process.cred.uid):
             raise NotPermittedError(f"agent {process.pid} is not yours")
-        question = next((q for q in self.pending(process) if q.number == number), None)
-        if question is None:
-            raise NotFoundError(f"no question {number} of agent {process.pid} waits")
+        question = self._waiting(process, number)
         word, _, rest = line.strip().partition(" ")
         arguments = question.arguments
         if word == MODIFY:
-            arguments = self._arguments(question.tool, rest)
+            arguments = await self._arguments(question.tool, rest)
+            self._waiting(process, number)  # somebody else may have answered meanwhile
         elif word not in (APPROVE, DENY) or (word == APPROVE and rest.strip()):
             raise InvalidError(
                 f"write approve, deny [reason] or modify {{arguments}} (given {line[:60]!r})"
@@ -153,7 +153,14 @@ class Approvals:
         )  # fmt: skip
         process.wake_answered()
 
-    def _arguments(self, name: str, text: str) -> dict[str, Any]:
+    def _waiting(self, process: Process, number: int) -> Question:
+        """A question without an answer. NotFoundError ENOENT."""
+        for question in self.pending(process):
+            if question.number == number:
+                return question
+        raise NotFoundError(f"no question {number} of agent {process.pid} waits")
+
+    async def _arguments(self, name: str, text: str) -> dict[str, Any]:
         try:
             arguments = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as exc:
@@ -162,7 +169,7 @@ class Approvals:
             raise InvalidError('modify takes the arguments as a JSON object: modify {"path": "/x"}')
         tool = next((one for one in self._tools() if one.name == name), None)
         if tool is not None:
-            validate_arguments(tool.input_schema, arguments)
+            await validate_arguments_async(tool.input_schema, arguments, tool.fits)
         return arguments
 
 

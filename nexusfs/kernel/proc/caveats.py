@@ -9,7 +9,7 @@ Concurrency: in the trio thread; nothing suspends.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -21,6 +21,8 @@ from nexusfs.contracts.agent import AgentSpec
 from nexusfs.contracts.proc import KERNEL_PID
 from nexusfs.contracts.rights import Grant, Rules, access_of, grant, joined
 
+SHARED_CHARS = 4096
+"""What is longer is not kept for agents that are alike."""
 KNOWN_MAX = 1000
 """Names whose verdict is kept for one chain: models may have any name."""
 
@@ -63,6 +65,13 @@ class Bounds:
             return False
         globs: Globs | None = getattr(self, kind)
         return matches(globs, name)
+
+    @property
+    def chars(self) -> int:
+        """How long it is."""
+        lists = (self.tools, self.denied, self.models, self.agents)
+        paths = _chars(one.path for one in self.paths or ())
+        return paths + sum(_chars(names) for names in lists if names)
 
     @property
     def named(self) -> Named:
@@ -137,13 +146,21 @@ class Caveat:
         return cls(use, hand_on, None if rules is None else Rules.model_validate(rules)).shared()
 
     def shared(self) -> "Caveat":
-        """One object for equal ones, to be kept: thousands of agents have the same."""
-        return _shared(self)
+        """One object for equal ones, to be kept: thousands of agents have the same.
+
+        A long one is not kept for others: it would stay in memory when its agent is gone.
+        """
+        rules = self.rules
+        words = _chars((*rules.deny, *rules.ask, *rules.allow)) if rules is not None else 0
+        long = self.use.chars + self.hand_on.chars + words > SHARED_CHARS
+        return self if long else _shared(self)
 
     @staticmethod
     def of_line(line: bytes) -> "Caveat":
         """The caveat of `to_json`, as JSON: agents that are alike say it in the same bytes."""
-        return _of_line(line)
+        if len(line) <= SHARED_CHARS:
+            return _of_line(line)
+        return Caveat.of_json(json.loads(line))
 
 
 @lru_cache(1000)
@@ -151,9 +168,18 @@ def _shared(caveat: Caveat) -> Caveat:
     return caveat
 
 
+def _bounds(link: Named) -> Bounds:
+    tools, denied, models, agents = link
+    return Bounds(tools, denied, None, models, agents)
+
+
 @lru_cache(1000)
 def _of_line(line: bytes) -> Caveat:
     return Caveat.of_json(json.loads(line))
+
+
+def _chars(names: Iterable[str]) -> int:
+    return sum(map(len, names))
 
 
 @lru_cache(1000)
@@ -164,8 +190,12 @@ def _verdicts(chain: tuple[Named, ...]) -> dict[tuple[str, str], bool]:
 
 @lru_cache(1000)
 def _usable(chain: tuple[Named, ...], tools: tuple[str, ...]) -> tuple[str, ...]:
+    return _let_through(chain, tools)
+
+
+def _let_through(chain: tuple[Named, ...], tools: tuple[str, ...]) -> tuple[str, ...]:
     """The tools that every link of a chain lets through."""
-    links = [Bounds(tools=allowed, denied=denied) for allowed, denied, _, _ in chain]
+    links = [_bounds(link) for link in chain]
     return tuple(name for name in tools if all(one.allows("tools", name) for one in links))
 
 
@@ -197,6 +227,7 @@ class Rights:
     _tree: Tree = field(default_factory=Tree)
     _known: dict[tuple[str, str], bool] | None = None
     _chain: tuple[Named, ...] = ()
+    _chars: int = 0
     _paths: Lists = ()
     _generation: int = -1
 
@@ -228,6 +259,8 @@ class Rights:
         """Those of the tools that it may use, in their order."""
         if self._known is None or self._generation != self._tree.generation:
             self._look()
+        if self._chars > SHARED_CHARS:
+            return _let_through(self._chain, tools)
         return _usable(self._chain, tools)
 
     def may_hand_on(self, kind: str, name: str) -> bool:
@@ -325,7 +358,7 @@ class Rights:
             verdicts = self._look()
         known = verdicts.get((kind, name))
         if known is None:
-            known = self.denier(kind, name) is None
+            known = all(bounds.allows(kind, name) for bounds in map(_bounds, self._chain))
             if len(verdicts) < KNOWN_MAX:
                 verdicts[kind, name] = known
         return known
@@ -334,7 +367,8 @@ class Rights:
         """Finds anew what follows from the chain; what is known of names."""
         chain = [bounds for _, bounds in self.used()]
         self._chain = tuple(one.named for one in chain)
-        self._known = _verdicts(self._chain)
+        self._chars = sum(one.chars for one in chain)
+        self._known = _verdicts(self._chain) if self._chars <= SHARED_CHARS else {}
         self._paths = tuple(dict.fromkeys(one.paths for one in chain if one.paths is not None))
         self._generation = self._tree.generation
         return self._known

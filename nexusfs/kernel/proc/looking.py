@@ -22,7 +22,7 @@ class Looking(Spawning):
             return Identity("", "", cred.agent_pid, 0, cred.uid, {})
         return Identity(
             process.agent_id, process.spec.zone, process.pid, process.parent_pid, cred.uid,
-            process.spec.metadata,
+            process.spec.own_metadata(),
         )  # fmt: skip
 
     def visible(self, cred: Credentials, process: Process) -> bool:

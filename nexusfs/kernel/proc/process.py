@@ -205,12 +205,13 @@ class Process(Scheduled, Steps):
         lines, self._unread = self._unread(), None
         self.mail = []
         booked, self.account = self.account, Account(self.pid)  # all of it is booked already
+        bound, self.rights = self.rights, Rights(self.pid)  # and what binds it now is known
         self.counts = Counts()
         self.turns = self.rounds = 0
         self.warnings = tuple(json.loads(lines[0])["warnings"])
         for line in lines:
             self.apply(json.loads(line), line)
-        self.account = booked
+        self.account, self.rights = booked, bound
         self._close_streams()
         if self._streams_bytes() > KEPT_BYTES:
             self.host.was_read(self.forget_streams)

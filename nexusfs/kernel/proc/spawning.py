@@ -353,7 +353,7 @@ def _as_worker(wish: _Wish) -> _Wish:
 def _spawn_context(cred: Credentials, spec: AgentSpec) -> SpawnContext:
     return SpawnContext(
         spec.name or spec.agent or "", spec.zone, 0, cred.agent_pid or KERNEL_PID, cred.uid,
-        spec.metadata, spec,
+        spec.own_metadata(), spec,
     )  # fmt: skip
 
 

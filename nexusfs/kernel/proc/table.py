@@ -311,7 +311,7 @@ class ProcessTable(Looking):
             return None
         return TerminateContext(
             process.agent_id, process.spec.zone, process.pid, process.parent_pid, process.cred.uid,
-            process.spec.metadata, outcome.exit_code, outcome.reason,
+            process.spec.own_metadata(), outcome.exit_code, outcome.reason,
         )  # fmt: skip
 
     def _adopt(self, parent: Process, child: Process) -> None:

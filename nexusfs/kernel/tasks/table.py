@@ -423,5 +423,5 @@ def info_of(process: Process) -> TaskInfo:
     return TaskInfo(
         process.pid, process.pid, process.agent_id, process.parent_pid, task.state, task.version,
         request.delivery, request.message, process.result, process.reason, task.question,
-        dict(task.artifacts), request.after, request.budget_tokens, process.spec.metadata,
+        dict(task.artifacts), request.after, request.budget_tokens, process.spec.own_metadata(),
     )  # fmt: skip

@@ -4,9 +4,9 @@
 in script.py) from a file of the host, in process. `offline/demo` is the stand-in of demo.py. Their
 tokens are characters / 4 and cost nothing.
 
-Concurrency: scripts are cached by path; two tasks that miss at once both read, and the last one
-stays. The file is read in a thread, since the path may lie on this kernel's own mount, and looked
-at again at most every `RECHECK_S`, by one task for all, since a thread costs more than a call.
+Concurrency: scripts are cached by path. The file is read in a thread, since the path may lie on
+this kernel's own mount, and looked at again at most every `RECHECK_S`, since a thread costs more
+than a call; one task looks, and all who want it meanwhile wait for what it sees.
 """
 
 import json
@@ -24,6 +24,7 @@ from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelRepl
 from nexusfs.services.llm.demo import demo_answer
 from nexusfs.services.llm.mock_history import history_fault
 from nexusfs.services.llm.script import Script, ScriptedUsage, Turn, pieces_of, text_of, tokens_of
+from nexusfs.services.turns import Turns
 
 OFFLINE = "offline"
 SCRIPT_PREFIX = "offline/script:"
@@ -48,6 +49,7 @@ class OfflineModels:
         self._scripts: dict[str, _Cached] = {}
         self._failed: dict[bytes, int] = {}
         self._reads = trio.CapacityLimiter(4)
+        self._looks: Turns[str] = Turns()
 
     @staticmethod
     def check(model: str) -> None:
@@ -111,30 +113,37 @@ class OfflineModels:
         return failed < times
 
     async def _script(self, path: str) -> Script:
+        known = self._fresh(path)
+        if known is None:
+            async with self._looks.of(path):
+                known = self._fresh(path)  # somebody may have looked meanwhile
+                if known is None:
+                    known = await self._looked(path)
+        return known
+
+    def _fresh(self, path: str) -> Script | None:
+        """The script, if somebody looked at it just now."""
         cached = self._scripts.get(path)
-        now = trio.current_time()
-        if cached is not None and now < cached.checked + RECHECK_S:
-            return cached.script
+        due = cached is None or trio.current_time() >= cached.checked + RECHECK_S
+        return None if cached is None or due else cached.script
+
+    async def _looked(self, path: str) -> Script:
+        """The script as it is now. ModelError when there is none; then nothing is known of it."""
+        cached = self._scripts.pop(path, None)
         known = None if cached is None else cached.stamp
-        if cached is not None:
-            cached.checked = now  # who comes meanwhile has what was seen last
-        try:
-            read = await trio.to_thread.run_sync(
-                _read_script, path, known, abandon_on_cancel=True, limiter=self._reads
-            )
-        except ModelError:
-            self._scripts.pop(path, None)
-            raise
+        read = await trio.to_thread.run_sync(
+            _read_script, path, known, abandon_on_cancel=True,
+            limiter=self._reads,
+        )  # fmt: skip
         if read is not None:
             stamp, data = read
             try:
-                script = Script.parse(data)
+                cached = _Cached(Script.parse(data), stamp, 0.0)
             except InvalidError as exc:
                 raise ModelError(f"script {path!r}: {exc}", kind="bad_request") from None
-            cached = _Cached(script, stamp, now)
-            self._scripts[path] = cached
         assert cached is not None  # None is only read for a known stamp
-        cached.checked = now
+        cached.checked = trio.current_time()  # the end: who waited for the look need not look
+        self._scripts[path] = cached
         return cached.script
 
 

@@ -18,7 +18,7 @@ its last line, in square brackets, what was cut and how to get the rest. A failu
 KernelError whose one sentence says what to write instead; it is text for the model.
 """
 
-from nexusfs.contracts.tool import Tool
+from nexusfs.contracts.tool import Tool, with_quick_look
 from nexusfs.services.tools.artifact import artifact
 from nexusfs.services.tools.ask import ask
 from nexusfs.services.tools.cancel import cancel
@@ -41,7 +41,7 @@ from nexusfs.services.tools.write_file import write_file
 
 __all__ = ["BUILTIN", "WalkSearch"]
 
-BUILTIN: tuple[Tool, ...] = (
+BUILTIN: tuple[Tool, ...] = tuple(map(with_quick_look, (
     read_file, write_file, edit_file, list_dir, glob, grep, exec_, python, spawn, wait, send, kill,
     delegate, collect, cancel, review, ask, artifact,
-)  # fmt: skip
+)))  # fmt: skip

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,50 @@ async def test_a_post_hook_that_raises_is_a_warning_and_the_next_ones_run(
     assert seen.points().count("post_spawn") == seen.points().count("post_dispatch") == 1
     assert "hook late failed in post_terminate" in caplog.text
     caplog.clear()
+
+
+async def test_what_a_hook_writes_into_its_context_is_in_no_agent(kernel: Kernel) -> None:
+    """Agents of a kind share their spec, so one's hook must not write into another's."""
+
+    class Writes:
+        def post_spawn(self, context: SpawnContext) -> None:
+            context.metadata["trace"] = context.pid
+            context.metadata.setdefault("nested", {})["trace"] = context.pid
+            context.spec.model_settings["user"] = str(context.pid)
+
+        def pre_terminate(self, context: TerminateContext) -> None:
+            context.metadata["trace"] = context.pid
+
+    kernel.hooks.register(Writes())
+    agents = []
+    for cred in (ALICE, BOB, ALICE):
+        wanted = spec(mode="chat", metadata={"nested": {"a": 1}}, model_settings={"user": "u"})
+        agents.append(kernel.processes.get((await kernel.processes.spawn(cred, wanted)).pid))
+    kernel.processes.kill(ROOT, agents[0].pid)
+
+    for agent in agents:
+        assert agent.spec.metadata == {"nested": {"a": 1}}
+        assert agent.spec.model_settings == {"user": "u"}
+    assert agents[1].spec is agents[2].spec
+
+
+async def test_a_hook_may_be_any_callable() -> None:
+    @dataclass
+    class Count:
+        seen: int = 0
+
+        def __call__(self, context: HookContext) -> None:
+            self.seen += 1
+
+    class Counts:
+        refused = Count()
+
+    hooks = Hooks()
+    hooks.register(Counts())
+
+    hooks.now("refused", HookContext("", "", 0, 0, 0, {}))
+
+    assert Counts.refused.seen == 1
 
 
 async def test_a_singleton_that_came_while_a_hook_ran_wins(kernel: Kernel) -> None:

@@ -1,5 +1,6 @@
 """The chain of caveats: what one may use, what one may hand on, and who decides it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -194,6 +195,44 @@ async def test_an_agent_whose_parent_cannot_be_read_may_use_nothing(
 
     assert again.tools_of(again.get(child.pid)) == []
     caplog.clear()
+
+
+async def test_reading_the_events_of_an_ended_agent_gives_nobody_more(
+    table: ProcessTable, journal: MemoryJournal, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own parent cannot be read, so nothing is handed on; of two equal families neither."""
+    families = []
+    for _ in range(2):
+        top = await spawned(table, mode="chat", delegate={"tools": ["grep"], "models": ["a/b"]})
+        middle = await spawned(table, top, mode="chat", life="detached", model="a/b")
+        low = await spawned(table, middle, mode="chat", life="detached", model="a/b")
+        table.kill(ROOT, middle.pid)
+        journal.lines[top.pid] = [b"garbage"]
+        families.append((middle.pid, low.pid))
+    again = ProcessTable(journal, lambda: TOOLS)
+    again.restore()
+    (first, first_low), (_, second_low) = families
+
+    assert again.get(first).events.data
+    again.restrict(ROOT, first_low, {"tools": ["grep", "glob"]})
+
+    for rights in (again.get(first_low).rights, again.get(second_low).rights):
+        assert (rights.may_call("a/b"), rights.may_use("grep"), rights.grants()) == (
+            False, False, ((),)
+        )  # fmt: skip
+        assert rights.usable(("grep", "glob")) == ()
+    caplog.clear()
+
+
+def test_a_long_caveat_is_kept_by_its_own_agents_alone() -> None:
+    short = [Caveat.of(spec(tools=["grep"], mode="chat")) for _ in range(2)]
+    many = [f"tool-{number}" for number in range(1000)]
+    long = [Caveat.of(spec(tools=many, mode="chat")) for _ in range(2)]
+
+    assert short[0].shared() is short[1].shared()
+    assert long[0].shared() is not long[1].shared()
+    line = json.dumps(long[0].to_json()).encode()
+    assert Caveat.of_line(line) == long[0] and Caveat.of_line(line) is not Caveat.of_line(line)
 
 
 @pytest.mark.parametrize("who", ["bob", "itself", "child"])

@@ -22,6 +22,13 @@ async def test_agents_with_a_task_do_not(table: ProcessTable) -> None:
     assert again.spec is not first.spec and again.spec == first.spec
 
 
+async def test_agents_with_a_long_spec_do_not(table: ProcessTable) -> None:
+    first = await spawned(table, mode="chat", instructions="x" * 5000)
+    again = await spawned(table, mode="chat", instructions="x" * 5000)
+
+    assert again.spec is not first.spec and again.spec == first.spec
+
+
 async def test_they_share_it_after_a_restart(
     journal: MemoryJournal, make_table: Callable[..., ProcessTable]
 ) -> None:

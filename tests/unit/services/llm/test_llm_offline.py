@@ -115,18 +115,51 @@ async def test_one_looks_at_a_script_for_all_who_want_it_at_once(
     assert len(looks) == 2
 
 
-async def test_a_script_that_is_gone_is_an_error_at_the_next_look(
+@pytest.mark.parametrize(
+    ("become", "said"), [('[{"content": "newer"}]', "newer"), ("{", "error"), (None, "error")]
+)
+async def test_all_who_come_at_once_play_the_script_as_it_is_now(
+    tmp_path: Path, calls: Any, observer: Any, become: str | None, said: str,
+    autojump_clock: trio.testing.MockClock,
+) -> None:  # fmt: skip
+    models, heard = OfflineModels(), []
+    model = write(tmp_path / "s.json", [{"content": "old"}])
+    await models.complete(calls.of("x", model), observer)
+    (tmp_path / "s.json").unlink()
+    if become is not None:
+        (tmp_path / "s.json").write_text(become)
+    await trio.sleep(1)
+
+    async def play() -> None:
+        try:
+            reply = await models.complete(calls.of("x", model), observer)
+        except ModelError:
+            heard.append("error")
+        else:
+            heard.append(reply.message["content"])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(9):
+            nursery.start_soon(play)
+    await play()
+
+    assert heard == [said] * 10
+
+
+async def test_a_look_that_is_cancelled_leaves_the_next_to_look(
     tmp_path: Path, calls: Any, observer: Any, autojump_clock: trio.testing.MockClock
 ) -> None:
     models = OfflineModels()
     model = write(tmp_path / "s.json", [{"content": "old"}])
     await models.complete(calls.of("x", model), observer)
-    (tmp_path / "s.json").unlink()
+    write(tmp_path / "s.json", [{"content": "newer"}])
     await trio.sleep(1)
 
-    for _ in range(2):
-        with pytest.raises(ModelError):
-            await models.complete(calls.of("x", model), observer)
+    with trio.move_on_after(0):
+        await models.complete(calls.of("x", model), observer)
+    reply = await models.complete(calls.of("x", model), observer)
+
+    assert reply.message["content"] == "newer"
 
 
 @pytest.mark.parametrize("path", ["/nowhere/s.json", "/dev/zero", "/", "a\0b"])
