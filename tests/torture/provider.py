@@ -22,6 +22,8 @@ WARM = 100
 A run of fewer than PROVIDER_CALLS looks at how agents end, and not at what grew.
 """
 AT_ONCE = 50
+IDLE_S = 11.0
+"""What pools keep an idle connection or thread for, and a second."""
 GROWTH_MB = 24.0
 """Allowed over 1,000 calls: ended agents stay in memory, and allocators keep some."""
 
@@ -136,13 +138,12 @@ def provider(calls: int, seed: int) -> tuple[bool, str]:
             mnt = mounts.mount(env=environment)
             faults = _rounds(mnt, far, chance, WARM if whole else 2)
             patient = _spawn(mnt, far, "minute") if whole else 0
-            before = _left(mnt)
+            before = _left(mnt, far) if whole else {}
             began = time.monotonic()
             faults += _rounds(mnt, far, chance, calls)
             took = time.monotonic() - began
             faults += _ends(mnt, {patient: "limited"}) if patient else []
-            _settle(mnt, 11 if whole else 0)
-            after = _left(mnt)
+            after = _left(mnt, far) if whole else {}
         finally:
             mounts.close()
     faults += _growth(before, after) if whole else []
@@ -189,10 +190,16 @@ def _asks_again(mnt: Path, pid: int) -> bool:
     return read(mnt, pid, "events").count('"model_call"') == 2
 
 
-def _settle(mnt: Path, idle_s: float) -> None:
-    """Waits until nothing is under way, and so long that idle threads of pools have gone."""
+def _settle(mnt: Path, far: Provider) -> None:
+    """Waits until nothing is under way, and idle connections and threads of pools have gone.
+
+    They go when one is asked for after IDLE_S: httpx and anyio look then.
+    """
+    for _ in range(2):
+        until(lambda: _gauges(mnt)["model_slots_in_use"] == 0)
+        time.sleep(IDLE_S)
+        _ends(mnt, {_spawn(mnt, far, "fine"): "fine"})
     until(lambda: _gauges(mnt)["model_slots_in_use"] == 0)
-    time.sleep(idle_s)
 
 
 def _gauges(mnt: Path) -> dict[str, float]:
@@ -200,8 +207,9 @@ def _gauges(mnt: Path) -> dict[str, float]:
     return {name: float(value) for name, value in (line.split() for line in lines)}
 
 
-def _left(mnt: Path) -> dict[str, float]:
-    """Descriptors, threads and memory of the daemon and of its worker."""
+def _left(mnt: Path, far: Provider) -> dict[str, float]:
+    """Descriptors, threads and memory of the daemon and of its worker, when all is quiet."""
+    _settle(mnt, far)
     pid = daemon(mnt)
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     found: dict[str, float] = {"slots": _gauges(mnt)["model_slots_in_use"]}
