@@ -44,7 +44,7 @@ def transcript(tmp_path_factory: pytest.TempPathFactory) -> str:
     home = tmp_path_factory.mktemp("home")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("NEXUSFS_", "XDG_"))}
     env |= {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
-    at_exit = f"cd /; kill ${{mock:-}} 2>/dev/null; nexusfs umount -l {home}/nexus"
+    at_exit = f"set +e; cd /; kill ${{mock:-}} 2>/dev/null; nexusfs umount -l {home}/nexus"
     script = f"set -eu\ntrap '{at_exit}' EXIT\n{shell_script()}"
     printed = home / "printed"
     with open(printed, "w") as out:
