@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from nexusfs.contracts.rights import grant
-from nexusfs.kernel.proc.caveats import Bounds, Caveat, Rights
+from nexusfs.kernel.proc.caveats import Bounds, Caveat
+from nexusfs.kernel.proc.rights import Rights
 from tests.bench.rivals import Bench
 from tests.bench.rows import ROUNDS, Row, against, duration, take
 

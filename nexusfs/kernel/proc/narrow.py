@@ -9,8 +9,9 @@ from nexusfs.contracts.errors import InvalidError, NotPermittedError
 from nexusfs.contracts.limits import Limits
 from nexusfs.contracts.rights import EVERYTHING, Grant, access_of, grant, is_within
 from nexusfs.contracts.words import nearest
-from nexusfs.kernel.proc.caveats import Caveat, Rights, excess_of, is_glob
+from nexusfs.kernel.proc.caveats import Caveat, excess_of, is_glob
 from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.rights import Rights
 
 _NOT_ASKED: set[str] = set()
 """Which fields were given does not matter of an effective spec; all of them share this."""

@@ -23,9 +23,9 @@ from nexusfs.contracts.times import iso, ns_of
 from nexusfs.kernel.clock import now_ns
 from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.budget import Account, Totals
-from nexusfs.kernel.proc.caveats import Rights
 from nexusfs.kernel.proc.fold import FOLDS, extend, limits_of, line_of
 from nexusfs.kernel.proc.question import Question
+from nexusfs.kernel.proc.rights import Rights
 from nexusfs.kernel.proc.scheduled import Scheduled
 from nexusfs.kernel.proc.scopes import Resting, Turn
 from nexusfs.kernel.proc.steps import Host, Steps

@@ -23,9 +23,9 @@ from nexusfs.contracts.proc import ProcState
 from nexusfs.kernel.clock import now_iso
 from nexusfs.kernel.log import Log
 from nexusfs.kernel.proc.budget import Account, Hold
-from nexusfs.kernel.proc.caveats import Lists, Rights
 from nexusfs.kernel.proc.fold import line_of
 from nexusfs.kernel.proc.question import Question
+from nexusfs.kernel.proc.rights import Lists, Rights
 from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
 from nexusfs.kernel.sched.claim import Claim
 from nexusfs.kernel.sched.room import Room

@@ -8,8 +8,9 @@ import pytest
 from nexusfs.contracts.cred import Credentials
 from nexusfs.contracts.errors import BusyError, InvalidError, NotPermittedError
 from nexusfs.contracts.rights import EVERYTHING, Grant, access_of, grant, joined
-from nexusfs.kernel.proc.caveats import Bounds, Caveat, Rights
+from nexusfs.kernel.proc.caveats import Bounds, Caveat
 from nexusfs.kernel.proc.process import Process
+from nexusfs.kernel.proc.rights import Rights
 from nexusfs.kernel.proc.table import ProcessTable
 from tests.kernel_fixture import ALICE, BOB, ROOT, MemoryJournal, spawned, spec
 from tests.unit.kernel.proc.conftest import TOOLS
