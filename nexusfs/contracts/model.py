@@ -26,7 +26,9 @@ def answers_left_out(message: Message) -> int | None:
     A scripted model goes by how many answers a conversation had.
     """
     content = message.get("content")
-    found = _LEFT_OUT.match(content) if isinstance(content, str) else None
+    if not isinstance(content, str) or not content.startswith("["):
+        return None
+    found = _LEFT_OUT.match(content)
     return int(found[1]) if found else None
 
 

@@ -40,6 +40,7 @@ _HEADER = struct.Struct("<4sIQ")
 """Magic, checksum of the generation, generation."""
 _RECORD = struct.Struct("<II")
 """Length of the payload, checksum of the length and the payload."""
+_RECORD_BYTES = _RECORD.size
 _LENGTH = struct.Struct("<I")
 
 
@@ -72,9 +73,8 @@ class RecordFile:
             os.ftruncate(self._fd, self.end)
             if not self.end:
                 self.restart()
-            if spare_bytes:
-                with suppress(NoSpaceError):
-                    self._keep_spare(0)
+            with suppress(NoSpaceError):
+                self._keep_spare(0)
         except OSError:
             os.close(self._fd)
             raise
@@ -89,8 +89,8 @@ class RecordFile:
             self._synced = False
             self.end = next_page(self.end)
         size = len(payload)
-        if self._spare_bytes and not last:
-            self._keep_spare(_RECORD.size + size)
+        if self.end + _RECORD_BYTES + size + self._spare_bytes > self._aside and not last:
+            self._keep_spare(_RECORD_BYTES + size)
         checksum = zlib.crc32(payload, zlib.crc32(_LENGTH.pack(size), self._seed))
         self._write(_RECORD.pack(size, checksum) + payload, self.end)
 
@@ -147,7 +147,7 @@ class RecordFile:
     def _keep_spare(self, size: int) -> None:
         """Sees that `size` bytes can be written and the spare is left. NoSpaceError ENOSPC."""
         need = self.end + size + self._spare_bytes
-        if need <= self._aside:
+        if not self._spare_bytes or need <= self._aside:
             return
         start = max(self._aside, self.end)
         for goal in (need + self._spare_bytes, need):  # more at once, where there is more

@@ -296,6 +296,8 @@ class Account:
         if held is None:
             held = self.held = {}
         for name, amount in what.items():
+            if not amount:
+                continue
             left = held.get(name, 0) + sign * amount
             if -1e-9 < left < 1e-9:  # what floats leave
                 held.pop(name, None)

@@ -234,7 +234,8 @@ class Process(Scheduled, Steps):
     @property
     def events(self) -> Log:
         """All that happened to it."""
-        self._read()
+        if self._unread is not None:
+            self._read()
         return self._events
 
     @property
@@ -259,7 +260,8 @@ class Process(Scheduled, Steps):
     @property
     def transcript(self) -> list[Message]:
         """The transcript."""
-        self._read()
+        if self._unread is not None:
+            self._read()
         return self._transcript
 
     # -- the fold

@@ -210,6 +210,10 @@ class Rights:
         self._chain = tuple(one.named for one in chain)
         self._chars = sum(one.chars for one in chain)
         self._known = _verdicts(self._chain) if self._chars <= SHARED_CHARS else {}
-        self._paths = tuple(dict.fromkeys(one.paths for one in chain if one.paths is not None))
+        paths: list[tuple[Grant, ...]] = []
+        for one in chain:
+            if one.paths is not None and one.paths not in paths:
+                paths.append(one.paths)
+        self._paths = tuple(paths)
         self._generation = self._tree.generation
         return self._known

@@ -88,14 +88,16 @@ class ModelSlot:
         slots, claim = process.host.slots, claim_of(process)
         process.claim = claim
         process.host.room.expected.discard(process.pid)
-        if process.state is not ProcState.PAUSED and slots.try_take(claim):
+        tried = process.state is not ProcState.PAUSED
+        if tried and slots.try_take(claim):
             return
         try:
             while True:
-                if process.state is ProcState.PAUSED or process.halting:
+                if not tried or process.halting:
                     await process.pause_point()
                 with process.waiting_for("slot"), Resting(process):
-                    taken = await slots.take(claim)
+                    taken = await (slots.wait(claim) if tried else slots.take(claim))
+                tried = False
                 if taken and process.state is not ProcState.PAUSED:
                     return
                 if taken:

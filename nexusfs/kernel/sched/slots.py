@@ -56,8 +56,10 @@ class Slots:
 
         Cancelling takes none.
         """
-        if self.try_take(claim):
-            return True
+        return self.try_take(claim) or await self.wait(claim)
+
+    async def wait(self, claim: Claim) -> bool:
+        """`take` for a claim that has just been tried in vain."""
         owner = self.owners[claim.owner]
         claim.since_s = trio.current_time()
         claim.task = trio.lowlevel.current_task()
@@ -95,6 +97,8 @@ class Slots:
 
     def hand_on(self) -> None:
         """Gives free slots to those whose turn it is, while there are any."""
+        if self.total is not None and len(self.held) >= self.total:
+            return
         now_s = trio.current_time()
         while self.waiting and (owner := self._next_owner(now_s)) is not None:
             claim = owner.best(now_s, self.ageing_s)

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from nexusfs.contracts.agent import AgentLoopConfig
@@ -41,6 +42,7 @@ Summarise = Callable[[str, Sequence[Message], int], Awaitable[tuple[str, Usage] 
 """(summary so far, messages, budget in tokens) → the new summary and its cost, or None."""
 
 
+_bytes_of = attrgetter("function_bytes")
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -87,7 +89,7 @@ class Context:
         Suspends for `summarise`, where the spec asks for it and it is time to trim.
         """
         self._measure()
-        size = len(system.encode("utf-8", "replace")) + sum(tool.function_bytes for tool in tools)
+        size = len(system.encode("utf-8", "replace")) + sum(map(_bytes_of, tools))
         fixed = size // BYTES_A_TOKEN
         room = _Room(fixed + self._sums[self._head], self._budget())
         if room.fixed > room.budget:

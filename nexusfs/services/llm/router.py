@@ -42,6 +42,9 @@ PROVIDER_KEYS: Mapping[str, str] = {
 """The variable that litellm wants for a provider; one that is not named may need none."""
 
 
+RESOLVED_MAX, NAME_CHARS = 1000, 200
+"""Names of models whose meaning is kept: a call asks for it three times."""
+
 WORKER_DEATHS = 30
 """So many deaths of the worker in one call are no attempts; then the call may be what kills it."""
 
@@ -113,6 +116,7 @@ class ModelRouter:
         self._offline: Attempts = OfflineModels()
         self._aliases = dict(aliases or {})
         self._default = default_model
+        self._resolved: dict[str, str] = {}
         self._key_names = frozenset(key_names)
         self._backoff = backoff or Backoff()
         self._chance = chance
@@ -121,6 +125,7 @@ class ModelRouter:
         """Takes other aliases and another default into use, from the next call on."""
         self._aliases = dict(aliases)
         self._default = default_model
+        self._resolved.clear()
 
     def resolve(self, model: str | None) -> str:
         """The `provider/model` that a name means; the default for None or an empty name.
@@ -129,6 +134,14 @@ class ModelRouter:
             InvalidError: EINVAL, neither an alias nor `provider/model`; says what to write.
         """
         name = model or self._default
+        found = self._resolved.get(name)
+        if found is None:
+            found = self._meaning(name)
+            if len(self._resolved) < RESOLVED_MAX and len(name) <= NAME_CHARS:
+                self._resolved[name] = found
+        return found
+
+    def _meaning(self, name: str) -> str:
         name = self._aliases.get(name, name)
         provider, slash, rest = name.partition("/")
         if not slash or not provider or not rest:
