@@ -237,9 +237,10 @@ class Kernel:
             raise NotDirectoryError(f"$.cwd: not a directory: {cwd!r}")
 
     def _usable(self, cred: Credentials, tools: tuple[str, ...]) -> tuple[str, ...]:
-        if not cred.agent_pid:
+        pid = cred.agent_pid
+        if not pid:
             return tools
-        process = self.processes.find(cred.agent_pid)
+        process = self.processes.find(pid)
         return () if process is None else process.rights.usable(tools)
 
     def _lists_of(self, pid: int) -> Sequence[Sequence[Grant]]:

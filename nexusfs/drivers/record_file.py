@@ -92,7 +92,7 @@ class RecordFile:
         if self.end + _RECORD_BYTES + size + self._spare_bytes > self._aside and not last:
             self._keep_spare(_RECORD_BYTES + size)
         checksum = zlib.crc32(payload, zlib.crc32(_LENGTH.pack(size), self._seed))
-        self._write(_RECORD.pack(size, checksum) + payload, self.end)
+        self._write(_RECORD.pack(size, checksum) + payload, self.end, _RECORD_BYTES + size)
 
     def restart(self) -> None:
         """Begins anew: the records so far are not needed any more.
@@ -101,7 +101,7 @@ class RecordFile:
         """
         generation = int.from_bytes(os.urandom(8), "little")
         seed = _checksum(generation)
-        self._write(_HEADER.pack(_MAGIC, seed, generation), 0)
+        self._write(_HEADER.pack(_MAGIC, seed, generation), 0, _HEADER.size)
         self._seed = seed
         self._synced = False
 
@@ -132,16 +132,16 @@ class RecordFile:
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
-    def _write(self, data: bytes, at: int) -> None:
+    def _write(self, data: bytes, at: int, size: int) -> None:
         if self.failed:
             raise KernelError(SYNC_FAILED)
         try:
             written = os.pwrite(self._fd, data, at)
-            while written < len(data):  # The disk is nearly full: the rest, or ENOSPC.
+            while written < size:  # The disk is nearly full: the rest, or ENOSPC.
                 written += os.pwrite(self._fd, data[written:], at + written)
         except OSError as exc:
             raise translated(exc) from exc
-        self.end = at + len(data)
+        self.end = at + size
         self.unsynced = True
 
     def _keep_spare(self, size: int) -> None:

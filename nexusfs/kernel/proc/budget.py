@@ -132,12 +132,14 @@ class Account:
     def book(self, what: Totals) -> list[str]:
         """Books a use up the tree; sentences of ceilings that come near by it."""
         near = []
-        for one in self.chain():
+        one: Account | None = self
+        while one is not None:
             before = one.used.cost_usd
             one.take_in(what)
-            ceiling = one.ceilings.get("cost_usd")
+            ceiling = one.ceilings.get("cost_usd") if what.cost_usd else None
             if ceiling and before < WARN_AT * ceiling <= one.used.cost_usd:
                 near.append(f"{one.used.cost_usd:.4f} of {one.named('cost_usd')} are used")
+            one = one.above
         return near
 
     def take_in(self, what: Totals) -> None:
@@ -167,6 +169,8 @@ class Account:
 
     def amount(self, name: str) -> float:
         """How much of a limit is used."""
+        if name == "cost_usd":
+            return self.used.cost_usd
         if name == "wall_seconds":
             return max(now_ns() - self.started_ns, 0) / 1e9 if self.started_ns else 0.0
         if name in ("children", "depth"):

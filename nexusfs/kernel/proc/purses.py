@@ -47,7 +47,7 @@ class Purse(Account):
     def amount(self, name: str) -> float:
         """How much is used today."""
         self._turn_page()
-        return super().amount(name)
+        return self.used.cost_usd if name == "cost_usd" else super().amount(name)
 
     def named(self, name: str) -> str:
         """The limit as reasons and errors name it."""

@@ -23,7 +23,7 @@ from nexusfs.contracts.errors import InvalidError, ModelError
 from nexusfs.contracts.model import Message, ModelCall, ModelObserver, ModelReply, Quote, Usage
 from nexusfs.services.llm.demo import demo_answer
 from nexusfs.services.llm.mock_history import history_fault
-from nexusfs.services.llm.script import Script, ScriptedUsage, Turn, pieces_of, text_of, tokens_of
+from nexusfs.services.llm.script import Script, Turn, pieces_of, text_of, tokens_of
 from nexusfs.services.turns import Turns
 
 OFFLINE = "offline"
@@ -48,6 +48,7 @@ class OfflineModels:
     def __init__(self) -> None:
         self._scripts: dict[str, _Cached] = {}
         self._failed: dict[bytes, int] = {}
+        self._counted: tuple[list[Message], int] = ([], 0)
         self._reads = trio.CapacityLimiter(4)
         self._looks: Turns[str] = Turns()
 
@@ -68,10 +69,17 @@ class OfflineModels:
 
     async def quote(self, call: ModelCall) -> Quote:
         """Characters / 4, and one for each tool, for nothing."""
-        return Quote(call.model, tokens_of(call.messages) + len(call.tools))
+        return Quote(call.model, self._count(call.messages) + len(call.tools))
+
+    def _count(self, messages: list[Message]) -> int:
+        """`tokens_of`, kept for the call that follows a quote."""
+        if self._counted[0] is not messages:
+            self._counted = (messages, tokens_of(messages))
+        return self._counted[1]
 
     async def complete(self, call: ModelCall, observer: ModelObserver) -> ModelReply:
         """The whole reply; its text goes to `observer` word by word. ModelError by the script."""
+        input_tokens = self._count(call.messages)
         if call.model.startswith(SCRIPT_PREFIX):
             turn = await self._scripted(call)
         else:
@@ -80,10 +88,10 @@ class OfflineModels:
             turn = Turn.model_validate(message)
         await _perform(turn, observer)
         reply = turn.message()
-        claimed = turn.usage or ScriptedUsage(
-            input_tokens=tokens_of(call.messages), output_tokens=tokens_of([reply])
-        )
-        usage = Usage(claimed.input_tokens, claimed.output_tokens, 0.0)
+        if turn.usage is not None:
+            usage = Usage(turn.usage.input_tokens, turn.usage.output_tokens, 0.0)
+        else:
+            usage = Usage(input_tokens, tokens_of([reply]), 0.0)
         return ModelReply(reply, usage, call.model, turn.finish)
 
     async def _scripted(self, call: ModelCall) -> Turn:

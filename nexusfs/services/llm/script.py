@@ -37,6 +37,7 @@ A turn, every key optional:
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import pydantic_core
@@ -189,6 +190,11 @@ class Script(_Strict):
 
     conversations: tuple[Conversation, ...]
 
+    @cached_property
+    def _matches_all(self) -> bool:
+        """True when no conversation asks for what was said."""
+        return all(one.match is one.match_last is None for one in self.conversations)
+
     @model_validator(mode="before")
     @classmethod
     def _three_shapes(cls, value: object) -> object:
@@ -224,8 +230,8 @@ class Script(_Strict):
             for index, message in enumerate(messages)
             if message.get("role") == "user" and answers_left_out(message) is None
         ]
-        first = text_of(messages[users[0]]) if users else ""
-        last = text_of(messages[users[-1]]) if users else ""
+        told = bool(users) and not self._matches_all
+        first, last = (text_of(messages[users[at]]) if told else "" for at in (0, -1))
         for number, conversation in enumerate(self.conversations):
             if conversation.matches(first, last):
                 since = users[-1] if conversation.match_last is not None and users else 0
