@@ -71,6 +71,21 @@ class Turn:
         return self._scope.__exit__(*exc)
 
 
+class WholeTurn:
+    """A turn of a oneshot: `int` ends its agent, so nothing drops the turn alone."""
+
+    interrupted = False
+
+    def __enter__(self) -> "WholeTurn":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+WHOLE_TURN = WholeTurn()
+
+
 class ModelSlot:
     """A model slot, held while the block runs but where it is given back; until then wchan `slot`.
 

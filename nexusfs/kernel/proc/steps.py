@@ -26,7 +26,7 @@ from nexusfs.kernel.proc.budget import Account, Hold
 from nexusfs.kernel.proc.fold import line_of
 from nexusfs.kernel.proc.question import Question
 from nexusfs.kernel.proc.rights import Lists, Rights
-from nexusfs.kernel.proc.scopes import ModelSlot, Resting, Turn, Waiting
+from nexusfs.kernel.proc.scopes import WHOLE_TURN, ModelSlot, Resting, Turn, Waiting, WholeTurn
 from nexusfs.kernel.sched.claim import Claim
 from nexusfs.kernel.sched.room import Room
 from nexusfs.kernel.sched.slots import Slots
@@ -287,14 +287,17 @@ class Steps:
                 return
         raise NoProcessError(f"agent {self.pid} has ended: its tools are gone")
 
-    def cancel(self) -> None:
-        """Cuts off the program, and all that is done in the name of the process."""
-        self.scope.cancel()
+    def cancel(self, *, runs: bool = True) -> None:
+        """Cuts off the program if it runs, and all that is done in the name of the process."""
+        if runs:
+            self.scope.cancel()
         for scope in self._errands or ():
             scope.cancel()
 
-    def turn_scope(self) -> "Turn":
-        """One turn, which `interrupt` can drop."""
+    def turn_scope(self) -> Turn | WholeTurn:
+        """One turn, which `interrupt` can drop where it does not end the agent."""
+        if self.spec.mode == "oneshot":
+            return WHOLE_TURN
         self._turn = Turn(self)
         return self._turn
 

@@ -286,7 +286,7 @@ class ProcessTable(Looking):
         return subtree
 
     def _end_one(self, process: Process, outcome: Outcome) -> None:
-        process.cancel()
+        process.cancel(runs=process.pid in self._running)
         process.journal_if_possible()
         context = self._end_context(process, outcome)
         if context is not None:

@@ -207,21 +207,33 @@ async def test_a_pause_point_holds_until_cont(process: Process, nursery: trio.Nu
     assert held
 
 
-async def test_a_dropped_turn_ends_its_block_only(process: Process) -> None:
-    with process.turn_scope() as turn:
-        process.interrupt()
+@pytest.fixture
+def chat() -> Process:
+    return Process(7, 1, ALICE.as_agent(7), spec(mode="chat"), lambda *_: None)
+
+
+async def test_a_dropped_turn_ends_its_block_only(chat: Process) -> None:
+    with chat.turn_scope() as turn:
+        chat.interrupt()
         await trio.sleep_forever()
 
     assert turn.interrupted
 
 
-async def test_a_turn_that_ends_by_itself_was_not_dropped(process: Process) -> None:
-    with process.turn_scope() as turn:
+async def test_a_turn_that_ends_by_itself_was_not_dropped(chat: Process) -> None:
+    with chat.turn_scope() as turn:
         pass
 
     assert not turn.interrupted
     with pytest.raises(BusyError):
+        chat.interrupt()
+
+
+async def test_a_turn_of_a_oneshot_is_not_dropped_alone(process: Process) -> None:
+    with process.turn_scope() as turn, pytest.raises(BusyError):
         process.interrupt()
+
+    assert not turn.interrupted
 
 
 def test_the_latest_of_two_waits_is_shown(process: Process) -> None:
