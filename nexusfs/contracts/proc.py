@@ -33,12 +33,15 @@ class Priority(IntEnum):
     @classmethod
     def of(cls, spec: "AgentSpec") -> "Priority":
         """The class that a spec names."""
-        return cls[spec.priority.upper()]
+        return _PRIORITIES[spec.priority]
 
     @property
     def word(self) -> str:
         """Its name in a spec."""
         return self.name.lower()
+
+
+_PRIORITIES = {one.word: one for one in Priority}
 
 
 class ProcState(StrEnum):

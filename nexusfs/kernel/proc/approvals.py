@@ -45,6 +45,9 @@ class Verdict:
     why: str = ""
 
 
+ALLOWED = Verdict(ALLOW)
+
+
 class Approvals:
     """Decides calls of agents, and takes the answers of people."""
 
@@ -71,10 +74,11 @@ class Approvals:
 
         Suspends, with wchan `approval`, while a question has no answer.
         """
-        process = self._find(cred.agent_pid) if cred.agent_pid else None
+        pid = cred.agent_pid
+        process = self._find(pid) if pid else None
         if process is None:
             return arguments
-        question = process.question_of(call_id)
+        question = process.question_of(call_id) if process.asked else None
         if question is None:
             verdict = await self._verdict(process, tool, arguments)
             if verdict.effect == ALLOW:
@@ -103,12 +107,14 @@ class Approvals:
         for pid, rules in process.rights.rules():
             found.append(_verdict_of(rules, tool, arguments, f"a rule of agent {pid}"))
         found.append(self._verdict_of_labels(process, tool))
+        if all(one is ALLOWED for one in found):
+            return ALLOWED
         return max(found, key=lambda one: (ALLOW, ASK, DENY).index(one.effect))
 
     def _verdict_of_labels(self, process: Process, tool: Tool) -> Verdict:
         """Who reads what strangers wrote, and what is private, may not tell it on by himself."""
         if EXTERNAL_EFFECT not in tool.labels or process.spec.mode == "chat":
-            return Verdict(ALLOW)
+            return ALLOWED
         held = {
             label
             for one in self._tools()
@@ -116,7 +122,7 @@ class Approvals:
             for label in one.labels
         }
         if held < LABELS:
-            return Verdict(ALLOW)
+            return ALLOWED
         return Verdict(self.all_three, f"its tools together: {', '.join(sorted(LABELS))}")
 
     # -- people
@@ -187,13 +193,15 @@ def _withdraw(process: Process, question: Question) -> None:
 
 def _verdict_of(rules: Rules, tool: Tool, arguments: dict[str, Any], whose: str) -> Verdict:
     """What one set of rules says of a call."""
+    if rules.mode == ALLOW and not (rules.deny or rules.ask):
+        return ALLOWED
     for effect in (DENY, ASK, ALLOW):
         for pattern in getattr(rules, effect):
             if _matches(pattern, tool, arguments, strict=effect != ALLOW):
                 return Verdict(effect, f"{whose}: {effect} {pattern}")
     if rules.mode != ALLOW and not tool.read_only:
         return Verdict(rules.mode, f"{whose}: permission_mode {rules.mode}")
-    return Verdict(ALLOW)
+    return ALLOWED
 
 
 def _matches(pattern: str, tool: Tool, arguments: dict[str, Any], *, strict: bool) -> bool:

@@ -11,7 +11,7 @@ are one step.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from types import MappingProxyType
@@ -294,15 +294,13 @@ class Account:
             money / quote.output_usd if quote.output_usd else math.copysign(math.inf, money),
         )
 
-    def hold(self, what: Mapping[str, float], sign: int) -> None:
-        """Adds to what is reserved, or takes away with -1."""
+    def hold(self, what: Iterable[tuple[str, float]]) -> None:
+        """Adds to what is reserved; negative amounts take away."""
         held = self.held
         if held is None:
             held = self.held = {}
-        for name, amount in what.items():
-            if not amount:
-                continue
-            left = held.get(name, 0) + sign * amount
+        for name, amount in what:
+            left = held.get(name, 0) + amount
             if -1e-9 < left < 1e-9:  # what floats leave
                 held.pop(name, None)
             else:
@@ -351,7 +349,8 @@ class Hold:
         self.release()
 
     def _add(self, sign: int) -> None:
+        what = [(name, sign * amount) for name, amount in self._what.items() if amount]
         one: Account | None = self._account
         while one is not None:
-            one.hold(self._what, sign)
+            one.hold(what)
             one = one.above

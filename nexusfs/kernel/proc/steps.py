@@ -232,7 +232,7 @@ class Steps:
 
     def asks(self, call_id: str) -> bool:
         """True while a person has not answered whether a call may run."""
-        question = self.question_of(call_id)
+        question = self.question_of(call_id) if self.asked else None
         return question is not None and not question.verdict
 
     def ask(self, call_id: str, tool: str, arguments: dict[str, Any], why: str) -> Question:

@@ -87,19 +87,20 @@ class Slots:
 
     def give_back(self, claim: Claim) -> float:
         """Frees a slot, and hands on what is free; the seconds that it was held."""
-        lasted_s = claim.waited_s(trio.current_time())
+        now_s = trio.current_time()
+        lasted_s = claim.waited_s(now_s)
         del self.held[claim]
         claim.granted = False
         self.owners[claim.owner].settle(claim, lasted_s)
         if self.waiting:
-            self.hand_on()
+            self._hand_on(now_s)
         return lasted_s
 
     def hand_on(self) -> None:
         """Gives free slots to those whose turn it is, while there are any."""
-        if self.total is not None and len(self.held) >= self.total:
-            return
-        now_s = trio.current_time()
+        self._hand_on(trio.current_time())
+
+    def _hand_on(self, now_s: float) -> None:
         while self.waiting and (owner := self._next_owner(now_s)) is not None:
             claim = owner.best(now_s, self.ageing_s)
             owner.remove(claim)

@@ -225,19 +225,23 @@ class Script(_Strict):
         Raises:
             ModelError: EREMOTEIO, no conversation matches or its turns are used up.
         """
-        users = [
-            index
-            for index, message in enumerate(messages)
-            if message.get("role") == "user" and answers_left_out(message) is None
-        ]
-        told = bool(users) and not self._matches_all
-        first, last = (text_of(messages[users[at]]) if told else "" for at in (0, -1))
+        users = [] if self._matches_all else _said_by_users(messages)
+        first, last = (text_of(messages[users[at]]) if users else "" for at in (0, -1))
         for number, conversation in enumerate(self.conversations):
             if conversation.matches(first, last):
                 since = users[-1] if conversation.match_last is not None and users else 0
                 at = turns_taken(messages[since:]) if position is None else position
                 return _turn_at(conversation, number, at)
         raise ModelError("no conversation of the script matches", kind="bad_request")
+
+
+def _said_by_users(messages: list[Message]) -> list[int]:
+    """Where the messages of people are."""
+    return [
+        index
+        for index, message in enumerate(messages)
+        if message.get("role") == "user" and answers_left_out(message) is None
+    ]
 
 
 def _turn_at(conversation: Conversation, number: int, position: int) -> Played:
