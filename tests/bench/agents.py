@@ -19,7 +19,7 @@ FEW = 10
 IDLE_ROUNDS, IDLE_READS = 60, 300
 AT_ONCE = 1000
 IN_FLIGHT = 200
-LOAD_ROUNDS, LOAD_READS = 7, 400
+LOAD_ROUNDS, LOAD_READS = 41, 400
 FRAMEWORKS = {"openai-agents": "openai_agents.py", "agno": "agno.py"}
 VENV = HERE.parents[1] / ".bench-venv"
 """Where the frameworks are installed when they are first asked for; never the project's own."""
