@@ -321,9 +321,14 @@ class Steps:
         self.record("tool_result", id=call_id, name=message["name"], error=text, message=message)
 
     def answer_open_calls(self, text: str) -> None:
-        """Gives every open call the result `text`, but for those that a person was still asked."""
+        """Gives every open call the result `text`, but for what waited for a person's answer.
+
+        That is the first call that a person is still asked about, and all behind it.
+        """
+        ran = True
         for call_id in list(self.open or ()):
-            self.answer(call_id, NEVER_RAN if self.asks(call_id) else text)
+            ran = ran and not self.asks(call_id)
+            self.answer(call_id, text if ran else NEVER_RAN)
 
     async def programs_are_over(self, granted: Lists) -> str:
         """Suspends until no program with these paths may go on, and says why.

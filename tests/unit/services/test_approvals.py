@@ -252,15 +252,18 @@ async def test_everybody_sees_his_own_questions_in_one_place(w: World) -> None:
 
 
 @pytest.mark.parametrize("verb", ["int", "kill"])
-async def test_a_call_that_waited_for_an_answer_and_was_cut_off_is_known_not_to_have_run(
+async def test_calls_that_waited_for_an_answer_and_were_cut_off_are_known_not_to_have_run(
     w: World, verb: str
 ) -> None:
-    agent = await asked(w, mode="chat")
+    behind = call("edit_file", path="/made", old="x", new="y")["tool_calls"]
+    agent = await asked(w, {"tool_calls": [*WRITE["tool_calls"], *behind]}, mode="chat")
 
     await w.files.write_file(f"/proc/{agent.pid}/ctl", f"{verb}\n".encode())
-    await happened(agent, "tool_result")
+    while len(results(agent)) < 2:
+        await trio.sleep(0)
 
-    assert results(agent) == ["interrupted: the call waited for a person's answer, and never ran"]
+    never = "interrupted: the call waited for a person's answer, and never ran"
+    assert results(agent) == [never, never]
     assert not await is_there(w, "/made")
 
 
