@@ -109,12 +109,13 @@ def check_xattr(cred: Credentials, st: Stat, name: bytes, mask: int) -> None:
     """
     if not 0 < len(name) <= NAME_MAX:
         raise RangeError(f"a name of an attribute has 1 to {NAME_MAX} bytes")
-    if name.startswith(_USER_XATTR) and not (st.is_file or st.is_dir):
-        if mask & os.W_OK:
-            raise NotPermittedError("only files and directories have attributes")
-        raise NoDataError("only files and directories have attributes")
-    if mask & os.W_OK and st.is_dir and st.mode & _stat.S_ISVTX and not is_owner(cred, st):
-        raise NotPermittedError("the directory is sticky and somebody else's")
+    if name.startswith(_USER_XATTR):
+        if not (st.is_file or st.is_dir):
+            if mask & os.W_OK:
+                raise NotPermittedError("only files and directories have attributes")
+            raise NoDataError("only files and directories have attributes")
+        if mask & os.W_OK and st.is_dir and st.mode & _stat.S_ISVTX and not is_owner(cred, st):
+            raise NotPermittedError("the directory is sticky and somebody else's")
     if not name.startswith(_UNCHECKED_XATTRS):
         check(cred, st, mask)
     if not name.startswith(_USER_XATTR):

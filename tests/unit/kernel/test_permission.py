@@ -329,6 +329,8 @@ def test_times_that_are_not_given_stay() -> None:
         (ROOT, attributes(0o777, kind=stat.S_IFIFO), b"user.a", os.W_OK, NotPermittedError),
         (BOB, attributes(0o1777, kind=DIR), b"user.a", os.W_OK, NotPermittedError),
         (ALICE, attributes(0o1777, kind=DIR), b"user.a", os.W_OK, None),
+        (BOB, attributes(0o1777, kind=DIR), b"odd", os.W_OK, UnavailableError),
+        (BOB, attributes(0o1777, kind=DIR), b"security.x", os.W_OK, UnavailableError),
     ],
 )
 def test_extended_attributes_are_guarded_as_linux_does(
