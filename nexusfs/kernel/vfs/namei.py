@@ -113,7 +113,7 @@ class Walker:
         """As `parent`, but symlinks in the last place are followed: what an open would make."""
         if isinstance(where, At):
             return Last(where.parent, where.name, slash=False)
-        if isinstance(where, Node) or _ends_with_slash(where):
+        if isinstance(where, Node):
             raise IsDirectoryError("the path is that of a directory")
         trail, name = await _Walk(self, cred).last([self._mounts.root], _parts(where))
         return Last(trail[-1], name, slash=False)
@@ -156,10 +156,17 @@ class _Walk:
         return await self.trail(start, _parts(target), follow=True)
 
     async def last(self, trail: list[Node], parts: list[bytes]) -> tuple[list[Node], bytes]:
-        """The trail to the directory, and the name, that symlinks in the last place end at."""
+        """The trail to the directory, and the name, that symlinks in the last place end at.
+
+        A slash at the end asks for a directory, whatever is there. Source: Linux fs/namei.c,
+        open_last_lookups.
+        """
+        if parts[-1:] == [b""]:
+            await self.trail(trail, parts[:-2], follow=True)
+            raise IsDirectoryError("the path is that of a directory")
         trail = await self.trail(trail, parts[:-1], follow=True)
         name = parts[-1]
-        if name in (b"", b".", b".."):
+        if name in (b".", b".."):
             raise IsDirectoryError("the path is that of a directory")
         node = await self._walker.find(self._cred, trail[-1], name)
         if node is None or not (await node.stat()).is_link:

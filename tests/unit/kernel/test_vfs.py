@@ -51,6 +51,25 @@ async def test_a_created_file_is_open_whatever_its_mode(alice: Files) -> None:
     assert await error(alice.open("/f", os.O_RDONLY)) is AccessError
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/new/", IsDirectoryError),
+        ("/loop", IsDirectoryError),
+        ("/no/new/", NotFoundError),
+        ("/around", SymlinkLoopError),
+        ("/", IsDirectoryError),
+    ],
+)
+async def test_what_is_made_has_no_slash_at_its_end_wherever_it_is_said(
+    root: Files, path: str, expected: type[KernelError]
+) -> None:
+    await root.calls.sys_symlink(ROOT, b"loop/", "/loop")
+    await root.calls.sys_symlink(ROOT, b"around", "/around")
+
+    assert await error(root.open(path, os.O_WRONLY | os.O_CREAT)) is expected
+
+
 @pytest.mark.parametrize("target", [b"", b"nowhere", b"f"])
 async def test_an_exclusive_create_of_what_is_there_is_eexist(root: Files, target: bytes) -> None:
     if target:
