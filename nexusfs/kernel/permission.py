@@ -175,7 +175,7 @@ def _checked_mode(cred: Credentials, st: Stat, mode: int) -> int:
     if not is_owner(cred, st):
         # Linux sends this itself before a write, in the name of whoever writes.
         old = _stat.S_IMODE(st.mode)
-        drops_set_ids = mode != old and mode | old & _SET_IDS == old
+        drops_set_ids = cred.door == "fuse" and mode != old and mode | old & _SET_IDS == old
         if not (drops_set_ids and st.is_file and may(cred, st, os.W_OK)):
             raise NotPermittedError("only the owner may change the mode")
         return mode

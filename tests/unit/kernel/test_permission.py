@@ -309,6 +309,18 @@ def test_times_that_are_not_given_stay() -> None:
     assert (found.atime_ns, found.mtime_ns) == (None, 6)
 
 
+@pytest.mark.parametrize("door", ["fuse", "python"])
+def test_only_linux_takes_set_ids_off_in_the_name_of_a_writer(door: str) -> None:
+    def take_off() -> Change:
+        return changed(BOB.through(door), attributes(0o6777), Change(mode=0o777))
+
+    if door == "fuse":
+        assert take_off().mode == 0o777
+    else:
+        with pytest.raises(NotPermittedError):
+            take_off()
+
+
 # Extended attributes
 
 
