@@ -83,12 +83,7 @@ class SqliteJournal:
         if number is None:
             number = self._settled(pid)
         self._log.append(_RECORD.pack(LINE, pid, number) + line, last=last)
-        recent = self._recent.get(pid)
-        if recent is None:
-            self._recent[pid] = [line]
-        else:
-            recent.append(line)
-        self._next[pid] = number + 1
+        self._keep(pid, number, line)
         if self._log.end >= self._fold_at:
             self._fold()
 
@@ -135,6 +130,10 @@ class SqliteJournal:
 
     # -- the log
 
+    def _keep(self, pid: int, number: int, line: bytes) -> None:
+        self._recent.setdefault(pid, []).append(line)
+        self._next[pid] = number + 1
+
     def _replay(self) -> None:
         """Takes in what the log holds; what was folded before a crash is in the rows already."""
         for record in self._log.found:
@@ -143,8 +142,7 @@ class SqliteJournal:
                 if pid not in self._next:
                     self._next[pid] = self._settled(pid)
                 if number == self._next[pid]:
-                    self._recent.setdefault(pid, []).append(record[_RECORD.size :])
-                    self._next[pid] = number + 1
+                    self._keep(pid, number, record[_RECORD.size :])
             elif kind == FORGET:
                 self._forgotten.add(pid)
             else:

@@ -40,7 +40,6 @@ _HEADER = struct.Struct("<4sIQ")
 """Magic, checksum of the generation, generation."""
 _RECORD = struct.Struct("<II")
 """Length of the payload, checksum of the length and the payload."""
-_RECORD_BYTES = _RECORD.size
 _LENGTH = struct.Struct("<I")
 
 
@@ -89,10 +88,10 @@ class RecordFile:
             self._synced = False
             self.end = next_page(self.end)
         size = len(payload)
-        if self.end + _RECORD_BYTES + size + self._spare_bytes > self._aside and not last:
-            self._keep_spare(_RECORD_BYTES + size)
+        if not last:
+            self._keep_spare(_RECORD.size + size)
         checksum = zlib.crc32(payload, zlib.crc32(_LENGTH.pack(size), self._seed))
-        self._write(_RECORD.pack(size, checksum) + payload, self.end, _RECORD_BYTES + size)
+        self._write(_RECORD.pack(size, checksum) + payload, self.end)
 
     def restart(self) -> None:
         """Begins anew: the records so far are not needed any more.
@@ -101,7 +100,7 @@ class RecordFile:
         """
         generation = int.from_bytes(os.urandom(8), "little")
         seed = _checksum(generation)
-        self._write(_HEADER.pack(_MAGIC, seed, generation), 0, _HEADER.size)
+        self._write(_HEADER.pack(_MAGIC, seed, generation), 0)
         self._seed = seed
         self._synced = False
 
@@ -132,16 +131,16 @@ class RecordFile:
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
-    def _write(self, data: bytes, at: int, size: int) -> None:
+    def _write(self, data: bytes, at: int) -> None:
         if self.failed:
             raise KernelError(SYNC_FAILED)
         try:
             written = os.pwrite(self._fd, data, at)
-            while written < size:  # The disk is nearly full: the rest, or ENOSPC.
+            while written < len(data):  # The disk is nearly full: the rest, or ENOSPC.
                 written += os.pwrite(self._fd, data[written:], at + written)
         except OSError as exc:
             raise translated(exc) from exc
-        self.end = at + size
+        self.end = at + len(data)
         self.unsynced = True
 
     def _keep_spare(self, size: int) -> None:

@@ -102,8 +102,6 @@ class HookPrograms:
             log.warning("%s: %s", point, exc)
 
     async def _all(self, point: str, context: HookContext) -> None:
-        if not (self._file.stale or self._file.known or self._file.fault):
-            return
         programs = await self._file.read()
         if self._file.fault is not None and point.startswith("pre_"):
             raise self._file.fault

@@ -110,12 +110,8 @@ class Account:
             account = account.above
 
     def all_ceilings(self) -> Iterator[Mapping[str, float]]:
-        """Those of this account and of those above it that have any."""
-        one: Account | None = self
-        while one is not None:
-            if one.ceilings:
-                yield one.ceilings
-            one = one.above
+        """Those of this account and of those above it."""
+        return (one.ceilings for one in self.chain())
 
     def hang_below(self, above: "Account | None", *, living: bool) -> None:
         """Says who pays too; what was used so far, and whether its agent lives, counts there."""
@@ -132,14 +128,12 @@ class Account:
     def book(self, what: Totals) -> list[str]:
         """Books a use up the tree; sentences of ceilings that come near by it."""
         near = []
-        one: Account | None = self
-        while one is not None:
+        for one in self.chain():
             before = one.used.cost_usd
             one.take_in(what)
             ceiling = one.ceilings.get("cost_usd") if what.cost_usd else None
             if ceiling and before < WARN_AT * ceiling <= one.used.cost_usd:
                 near.append(f"{one.used.cost_usd:.4f} of {one.named('cost_usd')} are used")
-            one = one.above
         return near
 
     def take_in(self, what: Totals) -> None:
@@ -208,7 +202,7 @@ class Account:
     def reached(self, *but: str) -> str | None:
         """The nearest limit that is spent, as a sentence; None: there is room everywhere."""
         one: Account | None = self
-        while one is not None:
+        while one is not None:  # no `chain`: asked a dozen times in a step
             ceilings = one.ceilings
             for name in SPENT if ceilings else ():
                 if name in ceilings and name not in but and one.amount(name) >= ceilings[name]:
@@ -350,7 +344,5 @@ class Hold:
 
     def _add(self, sign: int) -> None:
         what = [(name, sign * amount) for name, amount in self._what.items() if amount]
-        one: Account | None = self._account
-        while one is not None:
+        for one in self._account.chain():
             one.hold(what)
-            one = one.above

@@ -19,8 +19,10 @@ _kinds: dict[bytes, AgentSpec] = {}
 
 def shared(spec: AgentSpec, said: dict[str, Any]) -> AgentSpec:
     """The spec, or an equal one; `said` is its `to_dict`."""
+    if spec.task:
+        return spec
     line = to_json(said)
-    if spec.task or len(line) > KIND_BYTES:
+    if len(line) > KIND_BYTES:
         return spec
     known = _kinds.get(line)  # a copy of the first: a hook has that one, and may write into it
     return _kept(line, known or spec.model_copy(deep=True))

@@ -209,9 +209,11 @@ class Process(Scheduled, Steps):
         self.counts = Counts()
         self.turns = self.rounds = 0
         self.warnings = tuple(json.loads(lines[0])["warnings"])
-        for line in lines:
-            self.apply(json.loads(line), line)
-        self.account, self.rights = booked, bound
+        try:
+            for line in lines:
+                self.apply(json.loads(line), line)
+        finally:
+            self.account, self.rights = booked, bound
         self._close_streams()
         if self._streams_bytes() > KEPT_BYTES:
             self.host.was_read(self.forget_streams)

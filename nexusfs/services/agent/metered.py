@@ -33,8 +33,6 @@ async def reserved(
 def _asked(call: ModelCall, quote: Quote) -> int:
     """Tokens that the answer may have as far as the spec and the model go."""
     settings = call.settings
-    if not settings:
-        return min(ANSWER_TOKENS, quote.max_output_tokens or ANSWER_TOKENS)
     thinking = settings.get("thinking")
     thought = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     asked = ANSWER_TOKENS + (thought if isinstance(thought, int) else 0)

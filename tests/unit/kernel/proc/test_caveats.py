@@ -225,6 +225,23 @@ async def test_reading_the_events_of_an_ended_agent_gives_nobody_more(
     caplog.clear()
 
 
+async def test_an_ended_agent_whose_events_cannot_be_read_stays_bound(
+    table: ProcessTable, journal: MemoryJournal
+) -> None:
+    agent = await spawned(table, limits={"turns": 3})
+    table.kill(ROOT, agent.pid)
+    again = ProcessTable(journal, lambda: TOOLS)
+    again.restore()
+    ended = again.get(agent.pid)
+    rights, account = ended.rights, ended.account
+    journal.lines[agent.pid].insert(1, b"garbage")
+
+    with pytest.raises(ValueError):
+        _ = ended.events
+
+    assert ended.rights is rights and ended.account is account
+
+
 def test_a_long_caveat_is_kept_by_its_own_agents_alone() -> None:
     short = [Caveat.of(spec(tools=["grep"], mode="chat")) for _ in range(2)]
     many = [f"tool-{number}" for number in range(1000)]

@@ -17,6 +17,13 @@ def write(path: Path, turns: Any) -> str:
     return f"offline/script:{path}"
 
 
+async def played(tmp_path: Path, calls: Any, observer: Any) -> tuple[OfflineModels, str]:
+    """Models that have played the script s.json just now, which says `old`; and its model."""
+    models, model = OfflineModels(), write(tmp_path / "s.json", [{"content": "old"}])
+    await models.complete(calls.of("x", model), observer)
+    return models, model
+
+
 async def test_echo_repeats_the_last_user_message(calls: Any, observer: Any) -> None:
     reply = await OfflineModels().complete(calls.of("hello there", "offline/echo"), observer)
 
@@ -80,9 +87,7 @@ async def test_a_cut_gives_its_text_and_then_fails(
 async def test_a_changed_script_is_read_again(
     tmp_path: Path, calls: Any, observer: Any, autojump_clock: trio.testing.MockClock
 ) -> None:
-    models = OfflineModels()
-    model = write(tmp_path / "s.json", [{"content": "old"}])
-    await models.complete(calls.of("x", model), observer)
+    models, model = await played(tmp_path, calls, observer)
 
     write(tmp_path / "s.json", [{"content": "newer"}])
     await trio.sleep(1)
@@ -102,9 +107,7 @@ async def test_one_looks_at_a_script_for_all_who_want_it_at_once(
         return real(path, known)
 
     monkeypatch.setattr(offline, "_read_script", look)
-    models = OfflineModels()
-    model = write(tmp_path / "s.json", [{"content": "old"}])
-    await models.complete(calls.of("x", model), observer)
+    models, model = await played(tmp_path, calls, observer)
     monkeypatch.setattr(offline, "RECHECK_S", 60.0)
     models._scripts[model.partition(":")[2]].checked -= offline.RECHECK_S
 
@@ -122,9 +125,8 @@ async def test_all_who_come_at_once_play_the_script_as_it_is_now(
     tmp_path: Path, calls: Any, observer: Any, become: str | None, said: str,
     autojump_clock: trio.testing.MockClock,
 ) -> None:  # fmt: skip
-    models, heard = OfflineModels(), []
-    model = write(tmp_path / "s.json", [{"content": "old"}])
-    await models.complete(calls.of("x", model), observer)
+    models, model = await played(tmp_path, calls, observer)
+    heard = []
     (tmp_path / "s.json").unlink()
     if become is not None:
         (tmp_path / "s.json").write_text(become)
@@ -149,9 +151,7 @@ async def test_all_who_come_at_once_play_the_script_as_it_is_now(
 async def test_a_look_that_is_cancelled_leaves_the_next_to_look(
     tmp_path: Path, calls: Any, observer: Any, autojump_clock: trio.testing.MockClock
 ) -> None:
-    models = OfflineModels()
-    model = write(tmp_path / "s.json", [{"content": "old"}])
-    await models.complete(calls.of("x", model), observer)
+    models, model = await played(tmp_path, calls, observer)
     write(tmp_path / "s.json", [{"content": "newer"}])
     await trio.sleep(1)
 
